@@ -316,6 +316,11 @@ class Stage:
                   file=sys.stderr)
             sys.exit(128 + self.stop_signal)
 
+    def keep(self, weights, step):
+        """Write the model as it is after `step` steps beside the result: ppo-10.pt."""
+        save_checkpoint(self.out.with_stem(f"{self.out.stem}-{step}"), **self.about, step=step,
+                        weights=weights)
+
     def finish(self, weights, step, **more):
         """Write the result and remove what was only there to resume."""
         save_checkpoint(self.out, **self.about, step=step, weights=weights, **more)
