@@ -375,7 +375,7 @@ def judge_pairs(keys, ones, others, labelers, seed=0, judges=1):
     return wins
 
 
-def bootstrap(*seeds, statistic=np.mean, draws=2000, seed=0):
+def bootstrap(*seeds, statistic=np.mean, draws=1000, seed=0):
     """[statistic, low, high]: a 95 % interval by the percentiles of resampled data.
 
     `seeds`: the units (prompts, windows of text) of each seed of a study, an array with a row per

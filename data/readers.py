@@ -337,10 +337,11 @@ def write_jsonl(path, rows):
 
 
 def write_whole(path, parts):
-    """Write strings as one UTF-8 file, whole or not at all."""
+    """Write strings as one UTF-8 file, whole or not at all; its folder is made where missing."""
     path = pathlib.Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as raw:
             with _compressed(raw) if path.suffix == ".gz" else contextlib.nullcontext(raw) as file:
                 for part in parts:

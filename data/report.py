@@ -8,7 +8,7 @@ def shown(triple, scale=1.0, digits=2):
     """figure [low, high], or a dash where nothing was measured."""
     if triple is None:
         return "–"
-    figure, low, high = (scale * x for x in triple)
+    figure, low, high = (round(scale * x, digits) + 0.0 for x in triple)  # + 0: no −0.0
     return f"{figure:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 

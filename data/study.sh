@@ -85,7 +85,8 @@ study_part() { # what `./run.sh --seed N --part PART` makes
         again) # steps 2 and 3 once more: comparisons of the PPO-ptx policy's answers as well
             complete "$RUN/ppo_ptx.pt" train "$RUN/completions.again.jsonl"
             rank "$RUN/completions.again.jsonl" training "$DATA/comparisons.again.jsonl"
-            cat "$DATA"/comparisons.{train,again}.jsonl >"$DATA/comparisons.both.jsonl"
+            [ "$DATA/comparisons.both.jsonl" -nt "$DATA/comparisons.again.jsonl" ] ||
+                cat "$DATA"/comparisons.{train,again}.jsonl >"$DATA/comparisons.both.jsonl"
             reward "$RUN/start.pt" "$RUN/reward-again.pt" "$DATA/comparisons.both.jsonl"
             ppo_ptx again --reward "$RUN/reward-again.pt"
             answers again again ;;
