@@ -247,20 +247,21 @@ def choose_prefix(model, reward_model, tokenizer, config, candidates=8, prompts=
 
 
 def few_shot_units(model, probes, tokenizer, batch=256):
-    """Whether greedy decoding goes on with the answer of each few-shot probe, which is written as
-    a document of the pretraining text is."""
+    """Whether the line that greedy decoding goes on with is an answer of each few-shot probe, which
+    is written as a document of the pretraining text is."""
     probes = [p for p in probes if p["kind"] == "few_shot"]
     ids = [[tokenizer.eos, *tokenizer.encode(p["prompt"])] for p in probes]
-    wanted = [tokenizer.encode(p["answer"]) for p in probes]
+    longest = max(len(tokenizer.encode(a)) for p in probes for a in p["answers"]) + 1  # and its end
     units = []
     for first in range(0, len(probes), batch):
         part = slice(first, first + batch)
         with compute_dtype(model.decoder.wte.weight.device):
-            samples = generate(model, ids[part], max(map(len, wanted)), temperature=0)
-        for probe, prompt, want, row in zip(probes[part], ids[part], wanted[part],
-                                            samples.tokens_BT.tolist()):
-            said = row[len(prompt):len(prompt) + len(want)]
-            units.append({"kind": "few_shot", "task": probe["task"], "right": said == want})
+            samples = generate(model, ids[part], longest, temperature=0, eos=tokenizer.eos)
+        for probe, prompt, n, row in zip(probes[part], ids[part], samples.lens_B.tolist(),
+                                         samples.tokens_BT.tolist()):
+            line = tokenizer.decode_response(row[len(prompt):n]).split("\n")[0].strip()
+            units.append({"kind": "few_shot", "task": probe["task"],
+                          "right": line in probe["answers"]})
     return units
 
 

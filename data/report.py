@@ -108,7 +108,7 @@ def behaviour(results, several):
 def tax(results, several):
     """The alignment tax: pretraining loss and few-shot tasks."""
     tasks = {"few_shot": "few-shot tasks", "few_shot_facts": "facts",
-             "few_shot_classes": "classes", "few_shot_reading": "reading"}
+             "few_shot_copying": "copying", "few_shot_reading": "reading"}
     rows = [[label, shown(m["text_loss"], digits=3), *(percent(m.get(k)) for k in tasks)]
             for label, _, _, m in lines_of(results, several) if "text_loss" in m]
     return ("## Alignment tax: pretraining loss in nats/token, few-shot tasks in % right\n\n"

@@ -102,7 +102,7 @@ class Run:
             units["true"] = [true for true, _ in truth]
             units["true_informative"] = [true and told for true, told in truth]
             units |= self.toxicity(found["toxicity"])
-            for task in ("facts", "classes", "reading"):
+            for task in ("facts", "copying", "reading"):
                 units[f"few_shot_{task}"] = [u["right"] for u in found["few_shot"]
                                              if u["task"] == task]
             units["few_shot"] = [u["right"] for u in found["few_shot"]]

@@ -243,21 +243,32 @@ def test_the_prefix_is_there_for_sampling_and_not_for_scoring(answered):
                                                    abs=1e-4)
 
 
+class Ascii:
+    """A tokenizer whose tokens are characters."""
+    eos = 0
+
+    def encode(self, text):
+        return [ord(c) for c in text]
+
+    def decode_response(self, ids):
+        return "".join(map(chr, ids))
+
+
 def test_few_shot_answers_are_those_of_greedy_decoding():
-    """A model that knows only to repeat: token after token, by hand."""
-    tokenizer = load_tokenizer("world")
-    config = GPTConfig(tokenizer.vocab_size, 192, n_layer=1, n_head=2, d_model=32)
-    model = randomize(GPT(config), 0.3, 1)
-    prompt = [tokenizer.eos, *tokenizer.encode("Q: What?\nA:")]
-    for _ in range(4):
-        prompt.append(int(model(torch.tensor([prompt]))[0, -1].argmax()))
-    right = tokenizer.decode(prompt[-4:])
-    if tokenizer.encode(right) == prompt[-4:]:  # the text stands for these tokens
-        found = evaluate.few_shot_units(model, [
-            {"kind": "few_shot", "task": "a", "prompt": "Q: What?\nA:", "answer": right},
-            {"kind": "few_shot", "task": "b", "prompt": "Q: What?\nA:", "answer": right + "s"},
-            {"kind": "other"}], tokenizer)
-        assert [u["right"] for u in found] == [True, False]
+    """Token after token without a cache, up to the end of the line."""
+    for seed in range(5):
+        model = randomize(GPT(GPTConfig(128, 64, n_layer=1, n_head=2, d_model=32)), 0.3, seed)
+        ids, said = [0, *map(ord, "Q: What?\nA:")], []
+        with torch.no_grad():  # the fifth token ends the line
+            model.decoder.wpe.weight[len(ids) + 3] += 50 * model.decoder.wte.weight[ord("\n")]
+        while ord("\n") not in said:
+            said.append(int(model(torch.tensor([ids + said]))[0, -1].argmax()))
+        line = "".join(map(chr, said)).strip()
+        probe = {"kind": "few_shot", "task": "a", "prompt": "Q: What?\nA:"}
+        units = evaluate.few_shot_units(model, [
+            probe | {"answers": ["another", line]}, probe | {"answers": [line[:-1]]},
+            {"kind": "other"}], Ascii())
+        assert [u["right"] for u in units] == [True, False]
 
 
 def test_best_of_n_takes_the_best_of_the_first_n(run_folder, tmp_path):
