@@ -114,7 +114,7 @@ class AnswersConfig:
     text: str = setting("", "held-out pretraining text, for its loss")
     prefix_from: str = setting("", "demonstrations: a few are put before each prompt (GPT prompted)")
     prefix_prompts: str = setting("", "validation prompts on which the prefix is chosen")
-    prefix_tokens: int = setting(64, "its length at most; *scaled*")
+    prefix_tokens: int = setting(40, "its length at most; *scaled*")
     limit: int = setting(600, "use at most so many prompts, 0 = all")
     max_response: int = setting(1024, "response tokens; paper 1k, App. C")
     temperature: float = setting(1.0, "of sampling; paper 1, App. C.4")

@@ -135,10 +135,10 @@ step() {
 # -- settings: the paper's defaults stand in each stage; what is given here is scaled to the size --
 if [ $VERB = world ]; then
     TOKENIZER=(--tokenizer world)
-    LENGTHS=(--max_prompt 88 --max_response 40)
-    PREPARE=(--max_prompt_tokens 88 --max_response_tokens 40)
-    BASE=(--model mini --n_ctx 192 --epochs 1 --batch 5 --rate 3e-3 --warmup 75 --weight_decay 0.1
-          --dropout 0 --log_every 50)
+    LENGTHS=(--max_prompt 48 --max_response 40)
+    PREPARE=(--max_prompt_tokens 48 --max_response_tokens 40)
+    BASE=(--model mini --epochs 1 --batch 4 --rate 3e-3 --warmup 100 --weight_decay 0.1 --dropout 0
+          --log_every 50)
     START=(--epochs 4 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
     SFT=(--epochs 6 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 800 --log_every 50)
     REWARD=(--rate 4e-4 --batch 8)
