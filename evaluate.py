@@ -22,11 +22,10 @@ from common import InputError, device_of, load_model, required, run_verbs, setti
 from data.batching import seeded_generator, text_in_order
 from data.labelers import choose, for_evaluation, prefers
 from data.readers import read_prompts, read_text, write_jsonl, write_whole
+from data.runs import MODELS
 from data.samples import TASKS, paper_figure, read_samples
 from data.tokenizer import load_tokenizer
 from model import (GPT, ScalarGPT, compute_dtype, generate, response_logprobs, target_logprobs)
-
-MODELS = {"base": "base (GPT)", "sft": "SFT", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
 
 # -- sampling answers -----------------------------------------------------------------------------
 
