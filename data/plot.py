@@ -28,7 +28,7 @@ try:
 except ImportError:
     matplotlib = None
 
-WIDTH, DPI = 5.4, 200       # inches and dots: text that is still readable on a phone
+WIDTH, DPI = 5.4, 160       # inches and dots an inch: text is still readable on a phone
 INK, SKY, PURPLE = "#222222", "#3a9bd6", "#a3428c"
 STYLE = {"font.size": 12, "axes.titlesize": 13, "axes.titleweight": "bold",
          "axes.titlelocation": "left", "axes.titlepad": 9, "axes.labelcolor": "#444444",
@@ -191,7 +191,7 @@ def ppo_curves(run, *measures):
     found = {name: [series(run.stages.get(name, {}), what) for what in measures]
              for name in ("ppo", "ppo_ptx")}
     return {name: (of[0][0], [y for _, y in of]) for name, of in found.items()
-            if len({len(y) for _, y in of}) == 1 and np.isfinite(of[0][1]).any()}
+            if len({len(y) for _, y in of}) == 1 and all(np.isfinite(y).any() for _, y in of)}
 
 
 def plot_winrate(run):

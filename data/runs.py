@@ -58,6 +58,8 @@ def read_metrics(path):
         try:
             record = json.loads(line)
             step = record.pop("step")
+            if not 0 <= step < 2**53:
+                raise ValueError
             for measure, value in record.items():
                 if not isinstance(value, list):     # prompts and answers are lists
                     found[measure][0].append(int(step))

@@ -12,7 +12,7 @@ import unicodedata
 
 from data.runs import COLOURS, MODELS
 
-LEAST_WIDTH, MOST_WIDTH, GAP = 26, 60, 3    # of a column of text, and between two
+LEAST_WIDTH, MOST_WIDTH, GAP = 24, 60, 3    # of a column of text, and between two
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}     # categories that steer, or show nothing
 
 

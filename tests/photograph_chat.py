@@ -46,7 +46,7 @@ if __name__ == "__main__":
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("questions", nargs="+", metavar="QUESTION")
     parser.add_argument("--run", required=True)
-    parser.add_argument("--columns", type=int, default=118)
+    parser.add_argument("--columns", type=int, default=108)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
     photograph(chat(args.run, args.questions, args.columns), args.out)

@@ -208,7 +208,7 @@ ANSWERS = [Answer(name, "The fox sleeps. 漢字 " * n, True, "", -1.5 + n)
            for n, name in enumerate(runs.MODELS, 1)]
 
 
-@pytest.mark.parametrize("width, beside", [(200, 4), (119, 4), (79, 2), (39, 1), (12, 1), (1, 1)])
+@pytest.mark.parametrize("width, beside", [(200, 4), (105, 4), (79, 2), (39, 1), (12, 1), (1, 1)])
 def test_columns_stand_beside_one_another_where_they_fit(width, beside):
     screen = Terminal(max(2, width), 200)
     lines = terminal.page(ANSWERS, width)
@@ -268,7 +268,7 @@ def test_elsewhere_than_on_a_terminal_answers_are_plain_and_labelled(folder, cap
     assert re.findall(r"^(.*), reward -?\d+\.\d\d:$", out, re.M) == NAMES
 
 
-def test_a_run_without_a_reward_model_has_answers_without_scores(folder, tmp_path, capsys):
+def test_a_run_without_a_reward_model_gives_no_scores(folder, tmp_path, capsys):
     (tmp_path / "sft.pt").symlink_to(folder / "sft.pt")
     ask("Who?", "--run", tmp_path, "--models", "sft")
     assert capsys.readouterr().out.startswith("SFT:\n")
@@ -276,7 +276,7 @@ def test_a_run_without_a_reward_model_has_answers_without_scores(folder, tmp_pat
 
 @pytest.mark.parametrize("arguments, message", [
     (["Who?", "--run", "nowhere"], "nowhere: no such run"),
-    (["Who?", "--models", "start", "--run"], "has no start.pt; expected --models with some of base,"),
+    (["Who?", "--models", "start", "--run"], "has no start.pt; expected --models with some of"),
     (["Who?", "--models", "reward", "--run"], "stage 'reward'; expected 'base' or 'sft' or 'ppo'"),
     (["Who?", "--models", "--run"], "--models: expected one or more"),
     (["", "--run"], "the question is empty"),

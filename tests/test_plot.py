@@ -1,5 +1,5 @@
-"""`./run.sh plot`: every picture from a run made here, the same bytes each time, and what is damaged
-is named. Skipped where matplotlib is absent, but for what is said then."""
+"""`./run.sh plot`: every picture from a run made here, the same bytes each time, and what is
+damaged is named. Skipped where matplotlib is absent, but for what is said then."""
 
 import io
 import json
@@ -116,6 +116,14 @@ def test_what_is_not_finite_is_a_gap(folder):
 
 
 @needs_matplotlib
+def test_a_stage_that_measured_nothing_finite_is_left_out(folder, capsys):
+    for name in ("ppo", "ppo_ptx"):
+        lines(folder / f"{name}.jsonl", [(0, {"reward": math.nan, "kl": 0.1, "entropy": 1.0})])
+    draw(folder)
+    assert "frontier: no numbers" in capsys.readouterr().out
+
+
+@needs_matplotlib
 def test_a_run_in_progress_is_drawn_as_far_as_it_is(folder, capsys):
     (folder / "results.json").unlink()
     (folder / "ppo_ptx.jsonl").unlink()
@@ -146,7 +154,8 @@ def test_running_means_by_hand():
 
 @pytest.mark.parametrize("line", ["{", "[1]", "3", '{"loss": 1}', '{"step": 1, "loss": "low"}',
                                   '{"step": "a", "loss": 1}', '{"step": 1, "loss": null}',
-                                  '{"step": NaN, "loss": 1}', "[" * 100_000,
+                                  '{"step": NaN, "loss": 1}', '{"step": 1e99, "loss": 1}',
+                                  "[" * 100_000,
                                   '{"step": 1, "loss": 1' + "0" * 400 + "}"])
 def test_a_damaged_line_of_metrics_is_named(tmp_path, line):
     path = tmp_path / "sft.jsonl"
