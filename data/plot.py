@@ -108,24 +108,32 @@ def label_ends(axes, ends, apart=0.13):
                       va="center", fontweight="bold", annotation_clip=False)
 
 
-def draw_bars(axes, entries, text):
-    """Horizontal bars with intervals, the first on top; entries (name, colour, [[mean, low, high],
-    a second one, drawn hollow]); text(entry's number, bar's number, mean) stands at a bar's end."""
-    for row, (name, colour, triples) in enumerate(entries):
-        height = 0.7 / len(triples)
+def bars_of(run, *measures):
+    """{size: {model: intervals of the measures}} of the models that have the first of them."""
+    found = {size: {name: [m[what] for what in measures if what in m] for name, m in models.items()
+                    if name in MODELS and measures[0] in m} for size, models in run.sizes.items()}
+    return {size: models for size, models in found.items() if models}
+
+
+def draw_bars(axes, models, text, zero):
+    """Horizontal bars of {model: [[mean, low, high], a second one, drawn hollow]}, the first model
+    on top; text(model, bar's number, mean) stands at a bar's end; dashed: what to compare with."""
+    for row, (name, triples) in enumerate(models.items()):
+        colour, height = COLOURS[name], 0.7 / len(triples)
         for i, (mean, low, high) in enumerate(triples):
             y = -row - (i - (len(triples) - 1) / 2) * height
             axes.barh(y, mean, height * 0.86, edgecolor=colour, color=colour if i == 0 else "white",
                       linewidth=1.3)
             axes.plot([low, high], [y, y], color=INK, linewidth=1.6, solid_capstyle="butt")
-            axes.annotate(text(row, i, mean), (max(high, mean), y), (6, 0), fontsize=11,
+            axes.annotate(text(name, i, mean), (max(high, mean), y), (6, 0), fontsize=11,
                           textcoords="offset points", va="center", zorder=4,
                           bbox={"color": "white", "pad": 1})
-    axes.set_yticks([-row for row in range(len(entries))], [name for name, _, _ in entries])
-    for tick, (_, colour, _) in zip(axes.get_yticklabels(), entries):
-        tick.set(color=colour, fontweight="bold")
+    axes.set_yticks([-row for row in range(len(models))], [MODELS[name] for name in models])
+    for tick, name in zip(axes.get_yticklabels(), models):
+        tick.set(color=COLOURS[name], fontweight="bold")
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
+    axes.axvline(zero, color=INK, linewidth=1, linestyle=(0, (4, 3)))
 
 
 # -- the pictures ---------------------------------------------------------------------------------
@@ -195,23 +203,18 @@ def ppo_curves(run, *measures):
 
 
 def plot_winrate(run):
-    sizes = {size: {name: m for name, m in models.items() if name in MODELS and "win_rate" in m}
-             for size, models in run.sizes.items()}
-    sizes = {size: models for size, models in sizes.items() if models}
+    sizes = bars_of(run, "win_rate", "win_rate_held_out")
     if not sizes:
         return None
-    bars = sum(map(len, sizes.values()))
-    made, grid = figure(1.3 + 0.62 * bars + 0.4 * len(sizes), len(sizes))
-    win, best = max((m["win_rate"][0], n) for models in sizes.values() for n, m in models.items())
+    made, grid = figure(1.3 + 0.62 * sum(map(len, sizes.values())) + 0.4 * len(sizes), len(sizes))
+    win, best = max((m[0][0], name) for models in sizes.values() for name, m in models.items())
     caption(made, f"{MODELS[best]} wins against SFT in {100 * win:.0f} % of cases")
     for axes, (size, models) in zip(grid, sizes.items()):
-        entries = [(MODELS[name], COLOURS[name], [[100 * x for x in m[what]] for what in
-                    ("win_rate", "win_rate_held_out") if what in m])
-                   for name, m in models.items()]
-        shortest = min(range(len(entries)), key=lambda i: entries[i][2][0][0])  # has room for words
-        draw_bars(axes, entries, lambda row, i, mean: f"{mean:.0f}" + (
-            ("  by labelers of training", "  by held-out labelers")[i] if row == shortest else ""))
-        axes.axvline(50, color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        models = {name: [[100 * x for x in of] for of in m] for name, m in models.items()}
+        roomy = min(models, key=lambda name: models[name][0])   # the shortest bar: words go there
+        draw_bars(axes, models, lambda name, i, mean: f"{mean:.0f}" + (
+            ("  by labelers of training", "  by held-out labelers")[i] if name == roomy else ""),
+            zero=50)
         axes.set(title=size, xlim=(0, 100), xticks=range(0, 101, 25))
     grid[-1].set_xlabel("win rate against SFT, %, with 95 % intervals")
     return made
@@ -237,19 +240,16 @@ def plot_frontier(run):
 
 
 def plot_tax(run):
-    sizes = {size: {name: m["text_loss"] for name, m in models.items()
-                    if name in MODELS and "text_loss" in m} for size, models in run.sizes.items()}
-    sizes = {size: models for size, models in sizes.items() if "base" in models}
+    sizes = {size: of for size, of in bars_of(run, "text_loss").items() if "base" in of}
     if not sizes:
         return None
     made, grid = figure(1.5 + 0.5 * sum(map(len, sizes.values())) + 0.4 * len(sizes), len(sizes))
     caption(made, "The alignment tax", "in brackets: above the base model")
     for axes, (size, models) in zip(grid, sizes.items()):
-        before = models["base"][0]
-        draw_bars(axes, [(MODELS[name], COLOURS[name], [m]) for name, m in models.items()],
-                  lambda row, i, mean: f"{mean:.2f}" + f"  ({mean - before:+.2f})" * (row > 0))
-        axes.axvline(before, color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        axes.set(title=size, xlim=(0, 1.3 * max(high for _, _, high in models.values())))
+        before = models["base"][0][0]
+        draw_bars(axes, models, lambda name, i, mean: f"{mean:.2f}" + (
+            f"  ({mean - before:+.2f})" if name != "base" else ""), zero=before)
+        axes.set(title=size, xlim=(0, 1.3 * max(m[0][2] for m in models.values())))
     grid[-1].set_xlabel("pretraining loss, nats/token, with 95 % intervals")
     return made
 

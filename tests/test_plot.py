@@ -83,7 +83,7 @@ def test_bars_intervals_and_colours_are_those_of_the_results(folder):
                 (("base", 0.2), ("ppo", 0.4), ("ppo_ptx", 0.6)) for _ in range(2)]
     assert [c for _, c in bars] == [c for _, c in expected]
     assert [w for w, _ in bars] == pytest.approx([w for w, _ in expected])
-    spans = [line.get_xdata() for line in axes.lines if len(set(line.get_ydata())) == 1]
+    spans = [line.get_xdata() for line in axes.lines if len(set(line.get_xdata())) == 2]
     assert np.ravel(spans) == pytest.approx(np.ravel([(w - 10, w + 10) for w, _ in expected]))
     assert [t.get_text() for t in axes.get_yticklabels()] == ["base (GPT)", "PPO", "PPO-ptx"]
 
