@@ -24,9 +24,10 @@ def visible(text):
 
 
 def breadth(text):
-    """Columns that visible text takes on a terminal: two for the wide letters of East Asia."""
-    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
-               for c in text)
+    """Columns that visible text takes on a terminal: none for marks on the letter before, two for
+    the wide letters of East Asia."""
+    return sum(0 if unicodedata.category(c) in ("Mn", "Me") else
+               1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
 def wrap(text, width):

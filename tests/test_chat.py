@@ -187,7 +187,8 @@ def test_no_character_that_steers_a_terminal_is_shown():
 
 
 def test_breadth_and_wrapping_by_hand():
-    assert [terminal.breadth(t) for t in ("", "abc", "漢字", "e\u0301", "🙂")] == [0, 3, 4, 1, 2]
+    by_hand = {"": 0, "abc": 3, "漢字": 4, "e\u0301": 1, "🙂": 2, "☺\ufe0f": 1}
+    assert {text: terminal.breadth(text) for text in by_hand} == by_hand
     assert terminal.wrap("the fox sleeps here", 9) == ["the fox", "sleeps", "here"]
     assert terminal.wrap("a\n\nbc", 5) == ["a", "", "bc"]
     assert terminal.wrap("incomprehensible", 6) == ["incomp", "rehens", "ible"]
