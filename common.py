@@ -38,9 +38,11 @@ class InputError(Exception):
 # -- settings ---------------------------------------------------------------------------------
 
 
-def setting(default, source):
-    """A dataclass field with its origin: a section of the paper, *scaled*, or *open*."""
-    return dataclasses.field(default=default, metadata={"source": source})
+def setting(default, source, positional=False):
+    """A dataclass field with its origin: a section of the paper, *scaled*, or *open*. A positional
+    one, of type tuple, has no flag: it takes what stands alone on the command line, if anything."""
+    return dataclasses.field(default=default, metadata={"source": source,
+                                                        "positional": positional})
 
 
 def required(source, positional=False):
@@ -76,14 +78,15 @@ def parse_config(config_class, description="", argv=None):
     for f in dataclasses.fields(config_class):
         kind, needed = hints[f.name], f.metadata.get("required", False)
         if f.metadata.get("positional", False):
-            name, options = f.name, {"nargs": "+"} if kind is tuple else {}
+            several = {"nargs": "+" if needed else "*"}
+            name, options = f.name, several if kind is tuple else {}
         else:
             name, options = f"--{f.name}", {"nargs": "*"} if kind is tuple else {}
             options |= {"required": needed, "default": None if needed else f.default}
         shown = "" if needed else f"[{f.default}] "
         parser.add_argument(name, type={bool: _parse_bool, tuple: str}.get(kind, kind),
                             help=(shown + f.metadata["source"]).replace("%", "%%"), **options)
-    values = vars(parser.parse_args(argv))
+    values = vars(parser.parse_intermixed_args(argv))
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     return config_class(**values)
 

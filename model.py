@@ -386,7 +386,6 @@ def draw(logprobs_BV, uniform_B):
                               ).squeeze(1).clamp(max=logprobs_BV.shape[1] - 1)
 
 
-@torch.no_grad()
 def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generator=None):
     """Sample one response to each prompt from the model's whole distribution at `temperature`.
 
@@ -394,6 +393,20 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
     is part of it; nothing after it is sampled. Finished rows leave the batch. Returns `Samples`.
     Raises ValueError for an empty prompt, no prompt, or a length beyond the context.
     """
+    was_training = model.training
+    model.eval()  # no dropout while sampling
+    try:
+        for samples in sample_steps(model, prompts, max_new_tokens, temperature, eos, generator):
+            pass
+    finally:
+        model.train(was_training)
+    return samples
+
+
+@torch.no_grad()
+def sample_steps(model, prompts, max_new_tokens, temperature=1.0, eos=None, generator=None):
+    """The steps of `generate`, for who wants to watch: yields its `Samples` after each token a row,
+    the same tensors, filled so far. Dropout is as the model has it."""
     if not prompts or min(map(len, prompts)) == 0:
         raise ValueError("generate needs at least one prompt, each of at least one token")
     B, P, R = len(prompts), max(map(len, prompts)), max_new_tokens
@@ -405,8 +418,7 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
     lens_B = prompt_lens_B.clone()
     logprobs_BR = torch.zeros(B, R, device=device)
     mask_BR = torch.zeros(B, R, dtype=torch.bool, device=device)
-    was_training = model.training
-    model.eval()  # no dropout while sampling
+    samples = Samples(tokens_BT, prompt_lens_B, lens_B, logprobs_BR, mask_BR)
 
     rows = torch.arange(B, device=device)  # the rows still in the batch
     alive = torch.ones(B, dtype=torch.bool, device=device)  # which of them have not ended
@@ -423,6 +435,7 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
         logprobs_BR[here, i] = logprobs_bV.gather(1, next_b[:, None]).squeeze(1)[alive].float()
         mask_BR[here, i] = True
         lens_B[here] += 1
+        yield samples
         if eos is not None:
             alive = alive & (next_b != eos)
             left = int(alive.sum())
@@ -433,8 +446,6 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
                 rows, next_b, alive = rows[alive], next_b[alive], alive[alive]
         if i + 1 < R:
             hidden_BD = model.decoder.decode(next_b, cache)
-    model.train(was_training)
-    return Samples(tokens_BT, prompt_lens_B, lens_B, logprobs_BR, mask_BR)
 
 
 # -- optimization, the same in every stage (App. C) -----------------------------------------------

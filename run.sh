@@ -11,6 +11,10 @@
 #   ./run.sh label [--run RUN] [--models sft ppo] [--prompts FILE] [--completions FILE --out FILE]
 #                                                    people rank what a run's models answer
 #   ./run.sh label --agreement                       how often they agree
+#   ./run.sh ask ["QUESTION"] [--run RUN] [--models base sft ppo ppo_ptx] [--temperature T]
+#            [--seed N] [--max_response N]           a run's models answer side by side; without a
+#                                                    question, a chat
+#   ./run.sh plot [--run RUN] [--out FOLDER]         pictures of a run, in RUN/plots
 #   ./run.sh test [pytest's flags]                   the tests
 #
 # Everything a run makes lies in runs/NAME. Running it again makes only what is missing or older
@@ -45,19 +49,27 @@ if [ "${1:-}" = test ]; then
     find_python "torch numpy tiktoken pytest hypothesis" requirements-dev.txt
     exec "$PYTHON" -m pytest -q -m "not slow" tests "$@"
 fi
-if [ "${1:-}" = label ]; then # all its flags: ./run.sh label --help
+MODULE=
+case "${1:-}" in # all flags of these: ./run.sh label --help, and so on
+    label) MODULE=data.label ;;
+    ask) MODULE=data.chat ;;
+    plot) MODULE=data.plot ;;
+esac
+if [ -n "$MODULE" ]; then
     shift
     find_python "torch numpy tiktoken" requirements.txt
-    exec "$PYTHON" -m data.label "$@"
+    exec "$PYTHON" -m "$MODULE" "$@"
 fi
 
 # -- flags ---------------------------------------------------------------------------------------
-VERB=world SEED=0 SEEDS="1 2 3" JOBS=2 PART= NAME= FRESH= COMPARISONS= TEXT= VOCAB= MODEL=gpt2 OFFLINE= TINY=false YES=false
+VERB=world SEED=0 SEEDS="1 2 3" JOBS=2 PART= NAME= FRESH=
+COMPARISONS= TEXT= VOCAB= MODEL=gpt2 OFFLINE= TINY=false YES=false
 case "${1:-}" in
     real | hh | study) VERB=$1; shift ;;
     -h | --help) sed -n '2,/^set -euo/{/^set -euo/!s/^# \{0,1\}//p}' "$0"; exit 0 ;;
     "" | --*) ;;
-    *) die "$1: no such command; expected nothing, study, real, hh, label or test (./run.sh --help)" ;;
+    *) die "$1: no such command; expected nothing, study, real, hh, label, ask, plot or test" \
+           "(./run.sh --help)" ;;
 esac
 while [ $# -gt 0 ]; do
     case "$1" in

@@ -1,7 +1,6 @@
 """report.md: tables in Markdown whose every number stands in results.json (data/study.py)."""
 
-NAMES = {"base": "GPT", "prompted": "GPT, prompted", "academic": "GPT, academic tasks",
-         "sft": "SFT", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+from data.runs import NAMES
 
 
 def shown(triple, scale=1.0, digits=2):
@@ -38,7 +37,8 @@ def markdown(results):
     parts += [main_table(results, size, several) for size in results["sizes"]]
     if results["simulated_labelers"]:
         if several:
-            parts += [figure_1(results, group) for group in results["win_rates"]]
+            parts += [figure_1(results, *which) for which in
+                      (("1", "training", ""), ("3", "held-out", "_held_out"))]
         parts += [behaviour(results, several), tax(results, several)]
     parts.append(reward_model(results["reward_model"]))
     if results.get("sweeps"):
@@ -72,19 +72,16 @@ def main_table(results, size, several):
         row = [NAMES[name], shown(m["reward"]), shown(m["kl"]) if any(m["kl"]) else "–",
                shown(m.get("text_loss"), digits=3), shown(m["length"], digits=1)]
         if judged:
-            row[1:1] = [percent(results["win_rates"][group][size][name].get("sft"))
-                        for group in results["win_rates"]]
+            row[1:1] = [percent(m.get(k)) for k in ("win_rate", "win_rate_held_out")]
         rows.append(row)
     return f"## Win rates{f', {size}' if several else ''} (Figures 1 and 3)\n\n{table(header, rows)}"
 
 
-def figure_1(results, group):
+def figure_1(results, number, group, ending):
     """Win rate against the largest SFT, models by sizes."""
-    rates, sizes = results["win_rates"][group], results["sizes"]
-    names = list(results["models"][sizes[-1]])
-    rows = [[NAMES[m], *(percent(rates[s].get(m, {}).get("largest_sft")) for s in sizes)]
-            for m in names]
-    number = {"training": "1", "held-out": "3"}[group]
+    models, sizes = results["models"], results["sizes"]
+    rows = [[NAMES[name], *(percent(models[s].get(name, {}).get(f"win_rate_largest{ending}"))
+                            for s in sizes)] for name in models[sizes[-1]]]
     return (f"## Figure {number}: win rate against SFT {sizes[-1]}, %, {group} labelers\n\n"
             + table(["model", *sizes], rows))
 

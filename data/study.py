@@ -26,9 +26,9 @@ from common import InputError, required, run, setting
 from data.labelers import agreements, choose, for_evaluation, quality, toxic, truthful
 from data.readers import write_whole
 from data.report import markdown
+from data.runs import NAMES
 from evaluate import bootstrap, judge_pairs, ratio, read_json_lines
 
-MODELS = ("base", "prompted", "academic", "sft", "ppo", "ppo_ptx")
 GROUPS = ("training", "held-out")  # of simulated labelers
 KEPT = range(3, 31, 3)  # iterations whose policy data/study.sh keeps
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
@@ -164,7 +164,7 @@ class Study:
 
     def models(self, size):
         """The models of a size that every run has answers of."""
-        found = [m for m in MODELS if all(r.has(self.model(size, m)) for r in self.runs)]
+        found = [m for m in NAMES if all(r.has(self.model(size, m)) for r in self.runs)]
         if not found:
             raise InputError(f"{self.runs[0].path(self.model(size, 'sft'))}: no answers there; "
                              "expected `evaluate.py answers` to have run")
@@ -176,10 +176,17 @@ class Study:
     def win(self, one, other, group="training"):
         return bootstrap(*(r.wins(one, other, group) for r in self.runs))
 
-    def of(self, model):
-        """{measure: triple} of one model."""
+    def of(self, size, name):
+        """{measure: triple} of one model, its win rates among them (Figures 1 and 3)."""
+        model = self.model(size, name)
         seen = [r.observe(model) for r in self.runs]
-        return {what: bootstrap(*(units[what] for units in seen)) for what in seen[0]}
+        found = {what: bootstrap(*(units[what] for units in seen)) for what in seen[0]}
+        for what, other in (("win_rate", self.model(size, "sft")),
+                            ("win_rate_largest", self.largest("sft"))):
+            if self.judged and other != model:
+                found[what] = self.win(model, other)
+                found[f"{what}_held_out"] = self.win(model, other, "held-out")
+        return found
 
     def compared(self, runs, what, models, statistic):
         """A statistic of several models' means of one measure, their units drawn together."""
@@ -198,22 +205,12 @@ class Study:
                  "prompts": [len(r.answers(self.model(self.sizes[0], "sft"))["test"])
                              for r in self.runs],
                  "simulated_labelers": self.judged, "judges": self.config.judges,
-                 "models": {s: {m: self.of(self.model(s, m)) for m in self.models(s)}
-                            for s in self.sizes},
+                 "models": {s: {m: self.of(s, m) for m in self.models(s)} for s in self.sizes},
                  "reward_model": self.reward_model(), "curves": self.curves()}
         if self.judged:
-            found["win_rates"] = {group: {s: self.win_rates(s, group) for s in self.sizes}
-                                  for group in GROUPS}
             found["sweeps"] = self.sweeps()
             found["claims"] = claims(self)
         return found
-
-    def win_rates(self, size, group):
-        """{model: {"sft": against SFT of its size, "largest_sft": …}}, Figure 1 and 3."""
-        against = {"sft": self.model(size, "sft"), "largest_sft": self.largest("sft")}
-        return {m: {label: self.win(self.model(size, m), other, group)
-                    for label, other in against.items() if other != self.model(size, m)}
-                for m in self.models(size)}
 
     def reward_model(self):
         found = {}
@@ -254,7 +251,7 @@ class Study:
         for title, models in wanted.items():
             rows = {label: self.swept(m) for label, m in models.items()
                     if any(r.has(m) for r in self.runs)}
-            if len(rows) > 1 and not all(m.rpartition("/")[2] in MODELS for label, m in
+            if len(rows) > 1 and not all(m.rpartition("/")[2] in NAMES for label, m in
                                          models.items() if label in rows):
                 found[title] = dict(sorted(rows.items(), key=_by_number))
         return found | self.epochs()
@@ -336,7 +333,7 @@ def claims(study):
                small("ppo_ptx"), big("prompted"))
     for size in s.sizes:
         at = f", {size}" if several else ""
-        name = {m: s.model(size, m) for m in MODELS}
+        name = {m: s.model(size, m) for m in NAMES}
         prefer("4.1", f"PPO-ptx is preferred to SFT{at}", "Fig. 1", name["ppo_ptx"], name["sft"])
         prefer("4.1", f"PPO is preferred to SFT{at}", "Fig. 1", name["ppo"], name["sft"])
         prefer("4.1", f"SFT is preferred to prompted GPT{at}", "Fig. 1", name["sft"],

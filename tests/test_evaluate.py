@@ -350,7 +350,7 @@ def test_results_are_means_of_units(answered, reported):
         assert found["few_shot"][0] == pytest.approx(
             np.mean([u["right"] for u in units(answered, name, "few_shot")]))
         assert found["reward"][1] < found["reward"][0] < found["reward"][2]
-    assert "sft" not in results["win_rates"]["training"]["mini"]["sft"]  # not against itself
+    assert "win_rate" not in results["models"]["mini"]["sft"]  # not against itself
 
 
 def test_the_same_run_gives_the_same_report(answered, reported, tmp_path):
