@@ -149,15 +149,15 @@ if [ $VERB = world ]; then
     TOKENIZER=(--tokenizer world)
     LENGTHS=(--max_prompt 48 --max_response 40)
     PREPARE=(--max_prompt_tokens 48 --max_response_tokens 40)
-    BASE=(--model mini --epochs 1 --batch 4 --rate 3e-3 --warmup 100 --weight_decay 0.1 --dropout 0
+    BASE=(--model mini --epochs 1.4 --batch 8 --rate 3e-3 --warmup 50 --weight_decay 0.1 --dropout 0
           --log_every 50)
     START=(--epochs 4 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
-    SFT=(--epochs 6 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 800 --log_every 50)
+    SFT=(--epochs 6 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 600 --log_every 50)
     REWARD=(--rate 4e-4 --batch 8)
     PPO=(--episodes 7680 --batch 256 --minibatch 32 --policy_rate 3e-4 --value_rate 1e-3
          --kl_coef 0.15
          --ptx_per_episode 1 --ptx_tokens 48 --save_every 10 --show_every 10)
-    PTX_COEF=1 COMPLETIONS=6000 ANSWERS=(--probes "$RUN/world/probes.jsonl")
+    PTX_COEF=1 COMPLETIONS=5000 ANSWERS=(--probes "$RUN/world/probes.jsonl")
 elif [ $VERB = hh ]; then # the others stand in data/plan.py, by size of model and GPU
     TOKENIZER=(--tokenizer "$VOCAB")
     PTX_COEF=1
@@ -270,7 +270,7 @@ if [ $VERB = hh ]; then
         "It continues a question with more questions."
     import_gpt2 "$MODEL" "$RUN/base.pt"
 else
-    say "2. A base model, from text alone (about 3 minutes)" \
+    say "2. A base model, from text alone (about 4 minutes)" \
         "Expect the loss to fall from 7 to about 1. It continues a question with more questions."
     base "${BASE[@]}"
 fi
