@@ -85,7 +85,10 @@ def attention(q_BHTd, k_BHSd, v_BHSd, mask=None):
 
 
 def fused_attention(q_BHTd, k_BHSd, v_BHSd, mask=None):
-    """The same numbers as `attention` from torch's fused kernels, without the T×S matrix."""
+    """The same numbers as `attention` from torch's fused kernels, without the T×S matrix. One
+    query has no such matrix, and on a CPU the definition is the faster one for it."""
+    if mask is not None and q_BHTd.shape[-2] == 1 and q_BHTd.device.type == "cpu":
+        return attention(q_BHTd, k_BHSd, v_BHSd, mask)
     return F.scaled_dot_product_attention(
         q_BHTd, k_BHSd, v_BHSd, attn_mask=mask, is_causal=mask is None)
 
@@ -94,9 +97,13 @@ class KVCache:
     """Keys and values of every layer, S positions a row; each row writes at its own length."""
 
     def __init__(self, config, batch, positions, like):
+        """On the device of the tensor `like` and of its dtype, or autocast's where that is on."""
+        kind, dtype = like.device.type, None
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
         shape = (batch, config.n_head, positions, config.head_size)
-        self.keys = [like.new_zeros(shape) for _ in range(config.n_layer)]
-        self.values = [like.new_zeros(shape) for _ in range(config.n_layer)]
+        self.keys, self.values = ([like.new_zeros(shape, dtype=dtype)
+                                   for _ in range(config.n_layer)] for _ in range(2))
 
     def start(self, lens_B):
         """The prompts are in; row b goes on at position lens_B[b]."""
@@ -187,6 +194,7 @@ class Decoder(nn.Module):
         self.wpe = nn.Embedding(config.n_ctx, config.d_model)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.d_model)
+        self.recompute = False
         self._init_weights()
 
     def _init_weights(self):
@@ -208,8 +216,37 @@ class Decoder(nn.Module):
             raise ValueError(f"{T} tokens are more than the context of {self.config.n_ctx}")
         x_BTD = self.wte(tokens_BT) + self.wpe.weight[:T]
         for block in self.h:
-            x_BTD = block(x_BTD)
+            x_BTD = self.run(block, x_BTD)
         return self.ln_f(x_BTD)
+
+    def run(self, layer, *args):
+        """layer(*args); with `recompute` the backward pass runs it again from its inputs, which are
+        all that is kept of it."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(layer, *args, use_reentrant=False)
+        return layer(*args)
+
+    def branch(self, prompts_NP, prompt_lens_N, tails_MC, prompt_of_M):
+        """hidden_MCD of M tails, tail m as if it stood behind prompt prompt_of_M[m], which goes
+        through the model once for all its tails: in every layer they attend to its keys and values
+        and, causally, to their own."""
+        (P, C), start_M1 = (prompts_NP.shape[1], tails_MC.shape[1]), prompt_lens_N[prompt_of_M, None]
+        at_C, at_S = (torch.arange(n, device=tails_MC.device) for n in (C, P + C))
+        own_CS = (at_S >= P) & (at_S - P <= at_C[:, None])
+        mask_M1CS = ((at_S < start_M1)[:, None] | own_CS)[:, None]
+
+        def both(block, x_NPD, x_MCD):
+            kept = []
+            x_NPD = block(x_NPD, lambda k, v: kept.extend((k, v)) or (k, v, None))
+            return x_NPD, block(x_MCD, lambda *own: (
+                *(torch.cat([u[prompt_of_M], w], 2) for u, w in zip(kept, own)), mask_M1CS))
+
+        at_MC = (start_M1 + at_C).clamp(max=self.config.n_ctx - 1)  # a shorter tail's end: any will do
+        x_NPD = self.wte(prompts_NP) + self.wpe.weight[:P]
+        x_MCD = self.wte(tails_MC) + self.wpe(at_MC)
+        for block in self.h:
+            x_NPD, x_MCD = self.run(both, block, x_NPD, x_MCD)
+        return self.ln_f(x_MCD)
 
     def prefill(self, tokens_BP, cache):
         """`forward` that leaves its keys and values in an empty cache."""
@@ -255,15 +292,23 @@ class ScalarGPT(nn.Module):
         nn.init.normal_(self.head.weight, std=1 / math.sqrt(config.d_model + 1))  # Stiennon et al.
         nn.init.zeros_(self.head.bias)
 
+    def project(self, hidden_ND):
+        """One scalar for each hidden state, in fp32; any leading shape N."""
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            return self.head(at_least_fp32(hidden_ND)).squeeze(-1)
+
     def forward(self, tokens_BT):
         """scalars_BT in fp32, bias included."""
-        hidden_BTD = at_least_fp32(self.decoder(tokens_BT))
-        with torch.autocast(hidden_BTD.device.type, enabled=False):
-            return self.head(hidden_BTD).squeeze(-1)
+        return self.project(self.decoder(tokens_BT))
 
     def scores(self, tokens_BT, lens_B):
         """scores_B: the scalar at each row's last token, position lens_B − 1."""
         return self(tokens_BT).gather(1, lens_B[:, None] - 1).squeeze(1)
+
+    def branch_scores(self, prompts_NP, prompt_lens_N, tails_MC, tail_lens_M, prompt_of_M):
+        """scores_M of prompts followed by tails; see `Decoder.branch`."""
+        hidden_MCD = self.decoder.branch(prompts_NP, prompt_lens_N, tails_MC, prompt_of_M)
+        return self.project(hidden_MCD[torch.arange(len(tail_lens_M)), tail_lens_M - 1])
 
 
 # -- log-probabilities and the language-model loss ------------------------------------------------
@@ -381,7 +426,7 @@ def draw(logprobs_BV, uniform_B):
     """One token a row by the inverse of its distribution function: the first token whose
     cumulative probability exceeds a uniform number. One number a row, so that a row's draw does
     not depend on which other rows are still running."""
-    cdf_BV = logprobs_BV.double().exp().cumsum(-1)
+    cdf_BV = logprobs_BV.exp().cumsum(-1, dtype=torch.float64)
     return torch.searchsorted(cdf_BV, uniform_B[:, None] * cdf_BV[:, -1:], right=True
                               ).squeeze(1).clamp(max=logprobs_BV.shape[1] - 1)
 
@@ -410,28 +455,31 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
 
     rows = torch.arange(B, device=device)  # the rows still in the batch
     alive = torch.ones(B, dtype=torch.bool, device=device)  # which of them have not ended
-    cache = KVCache(model.config, B, P + R, like=model.decoder.wte.weight)
-    hidden_BD = model.decoder.prefill(tokens_BT[:, :P], cache)[rows, prompt_lens_B - 1]
-    cache.start(prompt_lens_B)
-    for i in range(R):
-        logprobs_bV = log_softmax(model.unembed(hidden_BD), temperature)
-        uniform_B = torch.rand(B, dtype=torch.float64, generator=generator,
-                               device=generator.device if generator else device).to(device)
-        next_b = draw(logprobs_bV, uniform_B[rows])
-        here = rows[alive]
-        tokens_BT[here, lens_B[here]] = next_b[alive]
-        logprobs_BR[here, i] = logprobs_bV.gather(1, next_b[:, None]).squeeze(1)[alive].float()
-        mask_BR[here, i] = True
-        lens_B[here] += 1
-        if eos is not None:
-            alive = alive & (next_b != eos)
-            left = int(alive.sum())
-            if left == 0:
+    look_every = 1 if device.type == "cpu" else 8  # steps; to look makes a GPU wait
+    with torch.inference_mode():  # the tensors of the result are older, and stay ordinary ones
+        cache = KVCache(model.config, B, P + R, like=model.decoder.wte.weight)
+        hidden_BD = model.decoder.prefill(tokens_BT[:, :P], cache)[rows, prompt_lens_B - 1]
+        cache.start(prompt_lens_B)
+        for i in range(R):
+            logprobs_bV = log_softmax(model.unembed(hidden_BD), temperature)
+            uniform_B = torch.rand(B, dtype=torch.float64, generator=generator,
+                                   device=generator.device if generator else device).to(device)
+            next_b = draw(logprobs_bV, uniform_B[rows])
+            chosen_b = logprobs_bV.gather(1, next_b[:, None]).squeeze(1).float()
+            tokens_BT[rows, lens_B[rows]] = torch.where(alive, next_b, 0)
+            logprobs_BR[rows, i] = torch.where(alive, chosen_b, 0.0)
+            mask_BR[rows, i] = alive
+            lens_B[rows] += alive
+            if i + 1 == R:
                 break
-            if left <= 0.75 * len(rows):  # worth copying the cache for
-                cache.keep(alive)
-                rows, next_b, alive = rows[alive], next_b[alive], alive[alive]
-        if i + 1 < R:
+            if eos is not None:
+                alive = alive & (next_b != eos)
+                left = int(alive.sum()) if i % look_every == 0 else len(rows)
+                if left == 0:
+                    break
+                if left <= 0.75 * len(rows):  # worth copying the cache for
+                    cache.keep(alive)
+                    rows, next_b, alive = rows[alive], next_b[alive], alive[alive]
             hidden_BD = model.decoder.decode(next_b, cache)
     model.train(was_training)
     return Samples(tokens_BT, prompt_lens_B, lens_B, logprobs_BR, mask_BR)

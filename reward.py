@@ -9,6 +9,7 @@ over-fit within one epoch, and K forward passes are cheaper than 2·C(K,2).
 """
 
 import math
+import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,9 +76,16 @@ class Ranking(NamedTuple):
     ranks: tuple
     labeler: str
 
+    def longest(self):
+        return max(map(len, self.sequences))
+
     def width(self):
         """Tokens of its K rows, padded."""
-        return len(self.sequences) * max(map(len, self.sequences))
+        return len(self.sequences) * self.longest()
+
+    def shared(self):
+        """How many first tokens its completions share, each keeping at least one of its own."""
+        return min(len(os.path.commonprefix(self.sequences)), min(map(len, self.sequences)) - 1)
 
 
 def load_rankings(path, tokenizer, limit):
@@ -87,7 +95,7 @@ def load_rankings(path, tokenizer, limit):
         prompt = tokenizer.encode_prompt(c.prompt)
         rankings.append(Ranking([prompt + tokenizer.encode_response(y) for y in c.completions],
                                 c.ranks, c.labeler))
-    kept = [r for r in rankings if max(map(len, r.sequences)) <= limit]
+    kept = [r for r in rankings if r.longest() <= limit]
     print(f"{len(kept)} comparisons in {path}; {len(rankings) - len(kept)} dropped, longer than "
           f"{limit} tokens")
     if not kept:
@@ -97,15 +105,36 @@ def load_rankings(path, tokenizer, limit):
 
 def score_rankings(reward_model, rankings):
     """scores_NK, ranks_NK and mask_NK of N prompts, K the most completions any has. Each completion
-    is one row of one forward pass."""
+    is one row of one forward pass; where all prompts are longer than their completions, these share
+    a pass over their prompt."""
     device = reward_model.head.weight.device
-    tokens_MT, lens_M = pad_right([s for r in rankings for s in r.sequences])
+    prompt_lens = [r.shared() for r in rankings]
+    longest_tail = max(r.longest() - p for r, p in zip(rankings, prompt_lens))
+    score = score_branches if min(prompt_lens) > longest_tail else score_rows
     with compute_dtype(device):
-        scores_M = reward_model.scores(tokens_MT.to(device), lens_M.to(device))
+        scores_M = score(reward_model, rankings, device)
     ranks_NK, counts_N = pad_right([r.ranks for r in rankings])
     mask_NK = (torch.arange(ranks_NK.shape[1]) < counts_N[:, None]).to(device)
     scores_NK = torch.zeros(mask_NK.shape, device=device).masked_scatter(mask_NK, scores_M)
     return scores_NK, ranks_NK.to(device), mask_NK
+
+
+def score_rows(reward_model, rankings, device):
+    """scores_M of all completions, each a row with its prompt before it."""
+    tokens_MT, lens_M = pad_right([s for r in rankings for s in r.sequences])
+    return reward_model.scores(tokens_MT.to(device), lens_M.to(device))
+
+
+def score_branches(reward_model, rankings, device):
+    """The same scores, with each prompt computed once: K completions of C tokens behind a prompt of
+    P cost P + K·C tokens instead of K·(P + C)."""
+    lens = [r.shared() for r in rankings]
+    prompts_NP, prompt_lens_N = pad_right([r.sequences[0][:p] for r, p in zip(rankings, lens)])
+    tails_MC, tail_lens_M = pad_right([s[p:] for r, p in zip(rankings, lens) for s in r.sequences])
+    prompt_of_M = torch.arange(len(lens)).repeat_interleave(
+        torch.tensor([len(r.sequences) for r in rankings]))
+    return reward_model.branch_scores(*(x.to(device) for x in (
+        prompts_NP, prompt_lens_N, tails_MC, tail_lens_M, prompt_of_M)))
 
 
 def micro_batches(rankings, micro_tokens):
