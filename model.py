@@ -9,8 +9,6 @@ padding, from column 0. Causal attention cannot look right, so padding needs no 
 """
 
 import math
-import os
-import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -19,6 +17,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
+
+from machine import side_by_side
 
 # -- sizes (App. C; GPT-3, Table 2.1; GPT-2, Table 2) -------------------------------------------
 
@@ -424,20 +424,19 @@ def pad_prompts(prompts, width, device):
 
 def draw(logprobs_BV, uniform_B):
     """One token a row by the inverse of its distribution function: the first token whose
-    cumulative probability exceeds a uniform number. One number a row, so that a row's draw does
-    not depend on which other rows are still running."""
+    cumulative probability exceeds a uniform number."""
     cdf_BV = logprobs_BV.exp().cumsum(-1, dtype=torch.float64)
     return torch.searchsorted(cdf_BV, uniform_B[:, None] * cdf_BV[:, -1:], right=True
                               ).squeeze(1).clamp(max=logprobs_BV.shape[1] - 1)
 
 
-@torch.no_grad()
-def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generator=None):
+def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generator=None, at_once=0):
     """Sample one response to each prompt from the model's whole distribution at `temperature`.
 
     `prompts` is a list of token lists of any lengths. A response ends with the first `eos`, which
-    is part of it; nothing after it is sampled. Finished rows leave the batch. Returns `Samples`.
-    Raises ValueError for an empty prompt, no prompt, or a length beyond the context.
+    is part of it; nothing after it is sampled. `at_once` bounds the rows that are sampled together,
+    and thereby the cache's memory; 0 = all. Returns `Samples`. Raises ValueError for an empty
+    prompt, no prompt, or a length beyond the context.
     """
     if not prompts or min(map(len, prompts)) == 0:
         raise ValueError("generate needs at least one prompt, each of at least one token")
@@ -447,42 +446,56 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
                          f"{model.config.n_ctx}")
     device = model.decoder.wte.weight.device
     tokens_BT, prompt_lens_B = pad_prompts(prompts, P + R, device)
-    lens_B = prompt_lens_B.clone()
-    logprobs_BR = torch.zeros(B, R, device=device)
-    mask_BR = torch.zeros(B, R, dtype=torch.bool, device=device)
+    samples = Samples(tokens_BT, prompt_lens_B, prompt_lens_B.clone(),
+                      torch.zeros(B, R, device=device),
+                      torch.zeros(B, R, dtype=torch.bool, device=device))
+    # one number a row and step, so that a row's draw does not depend on which rows still run
+    uniform_RB = torch.rand(R, B, dtype=torch.float64, generator=generator,
+                            device=generator.device if generator else device).to(device)
+    if device.type == "cpu" and B >= 16 and sum(p.numel() for p in model.parameters()) < SMALL:
+        at_once = min(at_once or B, -(-B // 2))
     was_training = model.training
     model.eval()  # no dropout while sampling
-
-    rows = torch.arange(B, device=device)  # the rows still in the batch
-    alive = torch.ones(B, dtype=torch.bool, device=device)  # which of them have not ended
-    look_every = 1 if device.type == "cpu" else 8  # steps; to look makes a GPU wait
-    with torch.inference_mode():  # the tensors of the result are older, and stay ordinary ones
-        cache = KVCache(model.config, B, P + R, like=model.decoder.wte.weight)
-        hidden_BD = model.decoder.prefill(tokens_BT[:, :P], cache)[rows, prompt_lens_B - 1]
-        cache.start(prompt_lens_B)
-        for i in range(R):
-            logprobs_bV = log_softmax(model.unembed(hidden_BD), temperature)
-            uniform_B = torch.rand(B, dtype=torch.float64, generator=generator,
-                                   device=generator.device if generator else device).to(device)
-            next_b = draw(logprobs_bV, uniform_B[rows])
-            chosen_b = logprobs_bV.gather(1, next_b[:, None]).squeeze(1).float()
-            tokens_BT[rows, lens_B[rows]] = torch.where(alive, next_b, 0)
-            logprobs_BR[rows, i] = torch.where(alive, chosen_b, 0.0)
-            mask_BR[rows, i] = alive
-            lens_B[rows] += alive
-            if i + 1 == R:
-                break
-            if eos is not None:
-                alive = alive & (next_b != eos)
-                left = int(alive.sum()) if i % look_every == 0 else len(rows)
-                if left == 0:
-                    break
-                if left <= 0.75 * len(rows):  # worth copying the cache for
-                    cache.keep(alive)
-                    rows, next_b, alive = rows[alive], next_b[alive], alive[alive]
-            hidden_BD = model.decoder.decode(next_b, cache)
+    side_by_side([partial(sample_rows, model, samples, rows_b, uniform_RB, temperature, eos)
+                  for rows_b in torch.arange(B, device=device).split(at_once or B)], device)
     model.train(was_training)
-    return Samples(tokens_BT, prompt_lens_B, lens_B, logprobs_BR, mask_BR)
+    return samples
+
+
+SMALL = 2**22  # parameters: 16 MB stay in a CPU's cache, and two halves of a batch may both read them
+
+
+@torch.inference_mode()  # but the tensors of `samples` stay ordinary ones, which training may use
+def sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
+    """Sample the responses of these rows and write them into `samples`; finished rows leave."""
+    tokens_BT, prompt_lens_B, lens_B, logprobs_BR, mask_BR = samples
+    start_b = prompt_lens_B[rows_b]
+    P, R = int(start_b.max()), mask_BR.shape[1]
+    alive = torch.ones_like(rows_b, dtype=torch.bool)  # which of the rows have not ended
+    look_every = 1 if rows_b.device.type == "cpu" else 8  # steps; to look makes a GPU wait
+    cache = KVCache(model.config, len(rows_b), P + R, like=model.decoder.wte.weight)
+    hidden_bPD = model.decoder.prefill(tokens_BT[rows_b, :P], cache)
+    hidden_bD = hidden_bPD[torch.arange(len(rows_b)), start_b - 1]
+    cache.start(start_b)
+    for i in range(R):
+        logprobs_bV = log_softmax(model.unembed(hidden_bD), temperature)
+        next_b = draw(logprobs_bV, uniform_RB[i, rows_b])
+        chosen_b = logprobs_bV.gather(1, next_b[:, None]).squeeze(1).float()
+        tokens_BT[rows_b, lens_B[rows_b]] = torch.where(alive, next_b, 0)
+        logprobs_BR[rows_b, i] = torch.where(alive, chosen_b, 0.0)
+        mask_BR[rows_b, i] = alive
+        lens_B[rows_b] += alive
+        if i + 1 == R:
+            break
+        if eos is not None:
+            alive = alive & (next_b != eos)
+            left = int(alive.sum()) if i % look_every == 0 else len(rows_b)
+            if left == 0:
+                break
+            if left <= 0.75 * len(rows_b):  # worth copying the cache for
+                cache.keep(alive)
+                rows_b, next_b, alive = rows_b[alive], next_b[alive], alive[alive]
+        hidden_bD = model.decoder.decode(next_b, cache)
 
 
 # -- optimization, the same in every stage (App. C) -----------------------------------------------
@@ -529,17 +542,6 @@ def compute_dtype(device):
 def low_precision(device):
     """True where forward passes compute in bf16."""
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
-
-
-def compile_decoder(model, mode):
-    """torch.compile the decoder's training pass where `mode` is on, or auto on a GPU; sampling
-    with the cache stays as it is. Without a C compiler it says so and runs as written."""
-    if mode == "off" or mode == "auto" and model.decoder.wte.weight.device.type == "cpu":
-        return
-    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "c++", "cl"))):
-        print("torch.compile needs a C++ compiler and finds none: running uncompiled", flush=True)
-        return
-    model.decoder.compile(dynamic=True)
 
 
 # -- GPT-2's published weights (data/weights.py, which imports this module) -------------------------

@@ -20,7 +20,8 @@ from common import InputError, Stage, device_of, load_model, required, run, sett
 from data.batching import examples_of_step, length_sorted_batches, pad_right
 from data.readers import read_comparisons, read_demonstrations
 from data.tokenizer import load_tokenizer
-from model import (GPT, ScalarGPT, adam, at_least_fp32, compile_decoder, compute_dtype,
+from machine import compile_decoder
+from model import (GPT, ScalarGPT, adam, at_least_fp32, compute_dtype,
                    cosine_rate, step_optimizer)
 
 
@@ -40,6 +41,7 @@ class RewardConfig:
     max_grad_norm: float = setting(1.0, "clip the gradient to this norm, 0 = off; open")
     max_tokens: int = setting(2048, "of prompt and completion; longer comparisons are dropped")
     micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number")
+    recompute: bool = setting(False, "activations again in the backward pass; saves memory")
     bias_demonstrations: int = setting(1000, "how many demonstrations the bias averages; open")
     seed: int = setting(0, "order of the comparisons and the new head's weights")
     save_every: int = setting(50, "steps between checkpoints to resume from")
@@ -222,6 +224,7 @@ SHOWN = ("loss", "accuracy", "pairs", "valid_accuracy", "valid_interval")
 def main(config):
     tokenizer = load_tokenizer(config.tokenizer)
     reward_model = from_gpt(config.init, tokenizer, config)
+    reward_model.decoder.recompute = config.recompute
     compile_decoder(reward_model, config.compile)
     limit = min(config.max_tokens, reward_model.config.n_ctx)
     rankings = load_rankings(config.comparisons, tokenizer, limit)

@@ -41,7 +41,8 @@ import model as models  # noqa: E402
 import ppo  # noqa: E402
 import reward  # noqa: E402
 import sft  # noqa: E402
-from model import GPT, GPTConfig, ScalarGPT, adam, compile_decoder, generate  # noqa: E402
+from machine import compile_decoder  # noqa: E402
+from model import GPT, GPTConfig, ScalarGPT, adam, generate  # noqa: E402
 from peers import Turns  # noqa: E402
 
 
