@@ -97,13 +97,9 @@ class KVCache:
     """Keys and values of every layer, S positions a row; each row writes at its own length."""
 
     def __init__(self, config, batch, positions, like):
-        """On the device of the tensor `like` and of its dtype, or autocast's where that is on."""
-        kind, dtype = like.device.type, None
-        if torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
         shape = (batch, config.n_head, positions, config.head_size)
-        self.keys, self.values = ([like.new_zeros(shape, dtype=dtype)
-                                   for _ in range(config.n_layer)] for _ in range(2))
+        self.keys = [like.new_zeros(shape) for _ in range(config.n_layer)]
+        self.values = [like.new_zeros(shape) for _ in range(config.n_layer)]
 
     def start(self, lens_B):
         """The prompts are in; row b goes on at position lens_B[b]."""
@@ -125,8 +121,8 @@ class KVCache:
     def append(self, mask_B11S, layer, k_BH1d, v_BH1d):
         """One token's keys and values; returns all that the row has, and what of it is seen."""
         k_BHSd, v_BHSd = self.keys[layer], self.values[layer]
-        k_BHSd[self.rows_B, :, self.lens_B] = k_BH1d[:, :, 0].to(k_BHSd.dtype)
-        v_BHSd[self.rows_B, :, self.lens_B] = v_BH1d[:, :, 0].to(v_BHSd.dtype)
+        k_BHSd[self.rows_B, :, self.lens_B] = k_BH1d[:, :, 0]
+        v_BHSd[self.rows_B, :, self.lens_B] = v_BH1d[:, :, 0]
         S = self.longest + 1
         return k_BHSd[:, :, :S], v_BHSd[:, :, :S], mask_B11S
 
@@ -158,7 +154,7 @@ class SelfAttention(nn.Module):
         q, k, v = (u.view(B, T, self.n_head, -1).transpose(1, 2)
                    for u in self.c_attn(x_BTD).split(D, dim=2))
         k, v, mask = remember(k, v) if remember else (k, v, None)
-        y_BHTd = self.attend(q, k.to(q.dtype), v.to(q.dtype), mask)
+        y_BHTd = self.attend(q, k, v, mask)
         return self.c_proj(y_BHTd.transpose(1, 2).reshape(B, T, D))
 
 
@@ -220,8 +216,7 @@ class Decoder(nn.Module):
         return self.ln_f(x_BTD)
 
     def run(self, layer, *args):
-        """layer(*args); with `recompute` the backward pass runs it again from its inputs, which are
-        all that is kept of it."""
+        """layer(*args); with `recompute` the backward pass runs it again from its inputs."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(layer, *args, use_reentrant=False)
         return layer(*args)
@@ -434,9 +429,8 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
     """Sample one response to each prompt from the model's whole distribution at `temperature`.
 
     `prompts` is a list of token lists of any lengths. A response ends with the first `eos`, which
-    is part of it; nothing after it is sampled. `at_once` bounds the rows that are sampled together,
-    and thereby the cache's memory; 0 = all. Returns `Samples`. Raises ValueError for an empty
-    prompt, no prompt, or a length beyond the context.
+    is part of it; nothing after it is sampled. `at_once` bounds the rows sampled together, 0 = all.
+    Returns `Samples`. Raises ValueError for no prompt, an empty one, or too much for the context.
     """
     if not prompts or min(map(len, prompts)) == 0:
         raise ValueError("generate needs at least one prompt, each of at least one token")
@@ -452,7 +446,8 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
     # one number a row and step, so that a row's draw does not depend on which rows still run
     uniform_RB = torch.rand(R, B, dtype=torch.float64, generator=generator,
                             device=generator.device if generator else device).to(device)
-    if device.type == "cpu" and B >= 16 and sum(p.numel() for p in model.parameters()) < SMALL:
+    small = sum(p.numel() for p in model.parameters()) < 2**22  # 16 MB, that two cores may both read
+    if device.type == "cpu" and B >= 16 and small:
         at_once = min(at_once or B, -(-B // 2))
     was_training = model.training
     model.eval()  # no dropout while sampling
@@ -460,9 +455,6 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
                   for rows_b in torch.arange(B, device=device).split(at_once or B)], device)
     model.train(was_training)
     return samples
-
-
-SMALL = 2**22  # parameters: 16 MB stay in a CPU's cache, and two halves of a batch may both read them
 
 
 @torch.inference_mode()  # but the tensors of `samples` stay ordinary ones, which training may use
@@ -473,7 +465,8 @@ def sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
     P, R = int(start_b.max()), mask_BR.shape[1]
     alive = torch.ones_like(rows_b, dtype=torch.bool)  # which of the rows have not ended
     look_every = 1 if rows_b.device.type == "cpu" else 8  # steps; to look makes a GPU wait
-    cache = KVCache(model.config, len(rows_b), P + R, like=model.decoder.wte.weight)
+    like = model.unembed(model.decoder.wte.weight[:1])  # of the dtype that products have here
+    cache = KVCache(model.config, len(rows_b), P + R, like)
     hidden_bPD = model.decoder.prefill(tokens_BT[rows_b, :P], cache)
     hidden_bD = hidden_bPD[torch.arange(len(rows_b)), start_b - 1]
     cache.start(start_b)
@@ -536,7 +529,9 @@ def cosine_rate(step, steps, peak, warmup=0, floor=0.1):
 def compute_dtype(device):
     """A context for forward passes: bf16 compute over fp32 weights on a GPU that has it, fp32
     elsewhere. (The paper: fp16 with fp32 master copies.)"""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision(device))
+    # no cache: a weight's copy in bf16 lives while the backward pass needs it, and no longer
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision(device),
+                          cache_enabled=False)
 
 
 def low_precision(device):

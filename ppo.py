@@ -72,8 +72,8 @@ class PPOConfig:
     sample_rows: int = setting(0, "responses sampled together, 0 = all; changes no number")
     recompute: bool = setting(False, "activations again in the backward pass; saves memory")
     offload: bool = setting(False, "π_sft, the reward model and the average rest in host memory")
-    step_in_backward: bool = setting(False, "no whole set of gradients where a minibatch is one "
-                                            "pass; saves memory")
+    step_in_backward: bool = setting(False, "never all gradients at once, where a minibatch is "
+                                            "one pass and nothing is clipped")
     show: int = setting(2, "prompts whose answers are printed as training goes")
     show_every: int = setting(20, "iterations between them")
     seed: int = setting(0, "order of prompts and minibatches, pretraining text, samples")
@@ -86,8 +86,6 @@ class PPOConfig:
             raise InputError(f"minibatch {self.minibatch} does not divide batch {self.batch}")
         if self.ptx_coef and not self.text:
             raise InputError("--text is needed for the pretraining gradient (or --ptx_coef 0)")
-        if self.step_in_backward and self.max_grad_norm:
-            raise InputError("--step_in_backward cannot clip by the norm of a gradient not yet whole")
 
     @property
     def iterations(self):
@@ -231,38 +229,31 @@ def roll_out(policy, reference, reward_model, value_model, prompts, eos, config)
     with compute_dtype(device):
         samples = generate(policy, prompts, config.max_response, config.temperature, eos,
                            at_once=config.sample_rows)
-        rollout = Rollout(
-            samples.tokens_BT, samples.prompt_lens_B, samples.lens_B, samples.mask_BR,
-            samples.logprobs_BR, *(torch.zeros_like(samples.logprobs_BR) for _ in range(2)),
-            torch.zeros(len(prompts), device=device))
-        quarter = -(-int(samples.lens_B.sum()) // 4)  # so that a CPU's cores end at about one time
-        micro = list(rollout.micro_batches(torch.arange(len(prompts), device=device),
-                                           min(quarter, config.micro_tokens)))
-        for model, judge in ((reference, judge_by_reference), (value_model, judge_by_value),
-                             (reward_model, judge_by_reward)):
-            with at_hand(model, device, config.offload and model is not value_model):
-                side_by_side([partial(judge, model, rollout, rows, config) for rows in micro],
-                             device)
+    rollout = Rollout(samples.tokens_BT, samples.prompt_lens_B, samples.lens_B, samples.mask_BR,
+                      samples.logprobs_BR, *(torch.zeros_like(samples.logprobs_BR) for _ in "rv"),
+                      torch.zeros(len(prompts), device=device))
+
+    def judge(column, look, rows):
+        part = rollout.rows(rows)
+        with compute_dtype(device):
+            seen = look(part)
+        column[(rows, slice(seen.shape[1])) if seen.dim() == 2 else rows] = seen
+
+    quarter = -(-int(samples.lens_B.sum()) // 4)  # so that a CPU's cores end at about one time
+    micro = list(rollout.micro_batches(torch.arange(len(prompts), device=device),
+                                       min(quarter, config.micro_tokens)))
+    for model, column, look in (
+            (reference, rollout.ref_logprobs_BR, lambda part: response_logprobs(
+                reference, part.tokens_BT, part.prompt_lens_B, part.mask_BR, config.temperature)),
+            (value_model, rollout.values_BR, lambda part: response_values(
+                value_model, part.tokens_BT, part.prompt_lens_B, part.mask_BR)),
+            (reward_model, rollout.scores_B, lambda part: reward_model.scores(
+                part.tokens_BT, part.lens_B))):
+        with at_hand(model, device, config.offload and model is not value_model):
+            side_by_side([partial(judge, column, look, rows) for rows in micro], device)
     if config.limit_score is not None:
         rollout.scores_B[~ended(rollout, eos)] = config.limit_score
     return rollout
-
-
-def judge_by_reference(reference, rollout, rows, config):
-    part = rollout.rows(rows)
-    rollout.ref_logprobs_BR[rows, :part.mask_BR.shape[1]] = response_logprobs(
-        reference, part.tokens_BT, part.prompt_lens_B, part.mask_BR, config.temperature)
-
-
-def judge_by_value(value_model, rollout, rows, config):
-    part = rollout.rows(rows)
-    rollout.values_BR[rows, :part.mask_BR.shape[1]] = response_values(
-        value_model, part.tokens_BT, part.prompt_lens_B, part.mask_BR)
-
-
-def judge_by_reward(reward_model, rollout, rows, config):
-    part = rollout.rows(rows)
-    rollout.scores_B[rows] = reward_model.scores(part.tokens_BT, part.lens_B)
 
 
 def ended(rollout, eos):
@@ -361,21 +352,12 @@ def update(state, rollout, next_text, config, rate, first):
     advantages_BR = whiten(advantages_BR, rollout.mask_BR)
     minibatches = [rows.to(rollout.mask_BR.device) for _ in range(config.inner_epochs)
                    for rows in torch.randperm(config.batch).split(config.minibatch)]
-    # with advantages and returns fixed, policy and value function learn without each other
-    policy_stats, value_stats = side_by_side([
-        partial(update_policy, state, rollout, advantages_BR, minibatches, next_text, config, rate,
-                first),
-        partial(update_value, state, rollout, returns_BR, minibatches, config)],
-        rollout.mask_BR.device)
-    return policy_stats | value_stats
+    in_backward = (config.step_in_backward and not config.max_grad_norm
+                   and config.minibatch * rollout.tokens_BT.shape[1] <= config.micro_tokens)
 
-
-def update_policy(state, rollout, advantages_BR, minibatches, next_text, config, rate, first):
-    """One step on each minibatch; the averaged policy follows. Returns the mean of each number."""
-    policy, optimizer, totals = state.policy, state.policy_optimizer, {}
-    for number, rows in enumerate(minibatches):
-        at_once = config.step_in_backward and not config.ptx_coef and one_pass(rollout, rows, config)
-        with step_in_backward(policy, optimizer, rate, at_once):
+    def policy_step(number, rows):
+        policy, optimizer = state.policy, state.policy_optimizer
+        with step_in_backward(policy, optimizer, rate, in_backward and not config.ptx_coef):
             stats = policy_gradient(policy, rollout, advantages_BR, rows, config)
         if first and number == 0:
             check_first_ratio(stats, low_precision(rows.device))
@@ -383,24 +365,26 @@ def update_policy(state, rollout, advantages_BR, minibatches, next_text, config,
             stats["ptx_loss"] = ptx_gradient(policy, next_text(number), config)
         stats["grad_norm"] = step_optimizer(policy, optimizer, rate, config.max_grad_norm)
         update_ema(state.average, policy, config.ema_decay)
-        add_up(totals, stats, 1 / len(minibatches))
-    return totals
+        return stats
 
+    def value_step(number, rows):
+        value_model, optimizer = state.value_model, state.value_optimizer
+        with step_in_backward(value_model, optimizer, config.value_rate, in_backward):
+            stats = value_gradient(value_model, rollout, returns_BR, rows, config)
+        step_optimizer(value_model, optimizer, config.value_rate, config.max_grad_norm)
+        return stats
 
-def update_value(state, rollout, returns_BR, minibatches, config):
-    """The same for the value function."""
-    model, optimizer, totals = state.value_model, state.value_optimizer, {}
-    for rows in minibatches:
-        at_once = config.step_in_backward and one_pass(rollout, rows, config)
-        with step_in_backward(model, optimizer, config.value_rate, at_once):
-            stats = value_gradient(model, rollout, returns_BR, rows, config)
-        step_optimizer(model, optimizer, config.value_rate, config.max_grad_norm)
-        add_up(totals, stats, 1 / len(minibatches))
-    return totals
+    def on_each_minibatch(step):
+        totals = {}
+        for number, rows in enumerate(minibatches):
+            add_up(totals, step(number, rows), 1 / len(minibatches))
+        return totals
 
-
-def one_pass(rollout, rows, config):
-    return len(list(rollout.micro_batches(rows, config.micro_tokens))) == 1
+    # with advantages and returns fixed, neither of the two looks at the other
+    policy_stats, value_stats = side_by_side(
+        [partial(on_each_minibatch, step) for step in (policy_step, value_step)],
+        rollout.mask_BR.device)
+    return policy_stats | value_stats
 
 
 # -- the run --------------------------------------------------------------------------------------
@@ -425,10 +409,7 @@ def load(config, tokenizer, device):
                              device)
     reference, average = copy.deepcopy(policy), copy.deepcopy(policy)
     for frozen in (reference, reward_model, average):
-        frozen.requires_grad_(False)
-    if config.offload:
-        for resting in (reference, reward_model, average):
-            resting.cpu()
+        frozen.requires_grad_(False).to("cpu" if config.offload else device)
     policy.decoder.recompute = value_model.decoder.recompute = config.recompute
     for model in (policy, value_model, reference, reward_model):
         compile_decoder(model, config.compile)

@@ -12,7 +12,9 @@ is on: its cost), and the settings.
 
 `--peer` runs the peer of tests/peers.py on the same work in turn with ours, an iteration each, and
 adds the ratio of the two medians. `--profile` says where the time of an iteration goes, and what
-share that is of the matrix products a second and of the memory bandwidth measured just before.
+share that is of the matrix products a second and of the memory bandwidth measured just before. For
+that the parts run one after another; the line after the table says how long they take as they are,
+side by side.
 """
 
 import argparse
@@ -97,7 +99,7 @@ def parse(argv):
     """(verb, Bench) of a command line; booleans may stand alone: `--eos` is `--eos true`."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("verb", choices=(*WORK, "cost"))
+    parser.add_argument("verb", choices=(*WORK, "cost", "measure"))
     for field in dataclasses.fields(Bench):
         bare = {"nargs": "?", "const": True} if field.type is bool else {}
         kind = (lambda text: text.lower() == "true") if field.type is bool else field.type
@@ -122,6 +124,7 @@ def settings_of(b, config_class, **more):
 
 def new_model(kind, b):
     model = kind(b.shape).to(b.device)
+    model.decoder.recompute = b.recompute
     return model
 
 
@@ -236,15 +239,21 @@ def alone(verb, b):
 class Worker:
     """A process that does one iteration when it is asked to."""
 
-    def __init__(self, command):
+    def __init__(self, command, errors):
+        self.command, self.errors = " ".join(command[:3]), pathlib.Path(errors)
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, text=True)
-        if self.process.stdout.readline() != "ready\n":
-            sys.exit(f"{' '.join(command[:4])} … failed:\n{self.process.stderr.read()[-3000:]}")
+                                        stderr=open(errors, "w"), text=True)
+        self.answer()
+
+    def answer(self):
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.command} failed:\n{self.errors.read_text()[-3000:]}")
+        return line
 
     def turn(self):
         print(file=self.process.stdin, flush=True)
-        seconds, tokens = self.process.stdout.readline().split()
+        seconds, tokens = self.answer().split()
         return float(seconds), int(tokens)
 
     def end(self):
@@ -262,8 +271,10 @@ def beside_peer(verb, b):
     flags = [f"--{k}={v}" for k, v in dataclasses.asdict(b).items() if k not in ("peer", "worker")]
     with tempfile.TemporaryDirectory() as scratch:
         peer_settings = dataclasses.asdict(b) | {"eos_token": b.eos_token, "scratch": scratch}
-        ours = Worker([sys.executable, str(HERE / "bench.py"), verb, *flags, "--worker"])
-        peer = Worker([python, str(HERE / "peers.py"), verb, json.dumps(peer_settings)])
+        ours = Worker([sys.executable, str(HERE / "bench.py"), verb, *flags, "--worker"],
+                      f"{scratch}/ours.txt")
+        peer = Worker([python, str(HERE / "peers.py"), verb, json.dumps(peer_settings)],
+                      f"{scratch}/peer.txt")
         turns = [(ours.turn(), peer.turn()) for _ in range(b.warmup + b.iters)]
         ours.end()
         peer.end()
@@ -317,8 +328,6 @@ def clocks(device, spent):
         undo.append((owner, name, original))
         setattr(owner, name, enclosed)
 
-    def step_of(module, *args, **more):
-        return "optimizer"
     for owner, name, part in (
             (ppo, "generate", "sampling"), (ppo, "policy_gradient", "policy update"),
             (ppo, "value_gradient", "value update"), (ppo, "ptx_gradient", "ptx"),
@@ -327,6 +336,11 @@ def clocks(device, spent):
             (sft, "step_optimizer", "optimizer"), (reward, "step_optimizer", "optimizer"),
             (ppo, "gae", "advantages"), (reward, "ranking_loss", "loss")):
         enclose(owner, name, lambda *args, part=part, **more: part)
+
+    # one after another, so that each has a time of its own
+    for owner in (models, ppo):
+        undo.append((owner, "side_by_side", owner.side_by_side))
+        owner.side_by_side = lambda tasks, device: [task() for task in tasks]
 
     def inside(outer, own):
         return lambda *args, **more: stack[-1][0] if stack and stack[-1][0] == outer else own
@@ -371,11 +385,10 @@ def profile(verb, b):
     step = prepare(verb, b)
     for _ in range(b.warmup):
         step()
-    torch.manual_seed(b.seed)
+    together = statistics.median(timed(step, b.device)[0] for _ in range(b.iters))
     operations = flops_by_part(step)
     spent, total = defaultdict(float), 0.0
     with clocks(b.device, spent):
-        torch.manual_seed(b.seed)
         for _ in range(b.iters):
             total += timed(step, b.device)[0]
     if verb != "ppo":
@@ -387,15 +400,79 @@ def profile(verb, b):
         print(f"{part:<20}{seconds:>9.4f}{seconds * b.iters / total:>8.1%}{flops / 1e9:>10.2f}"
               f"{flops / seconds / 1e9:>9.1f}{flops / seconds / rate:>9.1%}")
     flops = sum(f for part, f in operations.items() if part != "all")
+    if verb == "rollout" or verb == "ppo":
+        read = decode_bytes(b, [b.response] * b.batch)
+        seconds = (spent["sampling"] if verb == "ppo" else total) / b.iters
+        print(f"sampling reads {read / 1e9:.2f} GB at least where no response ends early: "
+              f"{read / seconds / 1e9:.1f} GB/s, {read / seconds / bandwidth:.0%} of the bandwidth")
+    print(f"parts one after another {total / b.iters:.4f} s; as it runs, {together:.4f} s at "
+          f"{flops / together / rate:.0%} of the matrix rate")
     return {"matrix_gflops": round(rate / 1e9, 1), "memory_gb_s": round(bandwidth / 1e9, 1),
-            "s_per_iter": round(total / b.iters, 4), "gflop": round(flops / 1e9, 2),
-            "share_of_matrix_rate": round(flops * b.iters / total / rate, 3),
+            "s_per_iter": round(together, 4), "gflop": round(flops / 1e9, 2),
+            "share_of_matrix_rate": round(flops / together / rate, 3),
             "parts_s": {part: round(s / b.iters, 4) for part, s in spent.items()},
             "settings": dataclasses.asdict(b)}
 
 
+# -- how the cost grows ---------------------------------------------------------------------------
+
+
+def peak_bytes(device):
+    """The most memory this process has held so far."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def one_cost(b):
+    """(seconds, peak bytes beyond the process's own) of a PPO iteration, in a fresh process."""
+    flags = [f"--{k}={v}" for k, v in dataclasses.asdict(b).items()]
+    done = subprocess.run([sys.executable, str(HERE / "bench.py"), "measure", *flags], check=True,
+                          text=True, stdout=subprocess.PIPE)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found["s_per_iter"], found["peak_bytes"]
+
+
+def measure(b):
+    torch.ones(256, 256) @ torch.ones(256, 256)  # what libraries take for themselves
+    before = peak_bytes(b.device)
+    found = alone("ppo", b)
+    return found | {"peak_bytes": peak_bytes(b.device) - before}
+
+
+def cost(b):
+    """Tables of time and memory of a PPO iteration against batch, response length and size."""
+    rows = {"batch": [dataclasses.replace(b, batch=n) for n in (32, 64, 128, 256)],
+            "response": [dataclasses.replace(b, response=n, n_ctx=b.prompt + 256)
+                         for n in (32, 64, 128, 256)],
+            "d_model": [dataclasses.replace(b, d_model=n, n_head=n // 32)
+                        for n in (128, 256, 512)]}
+    found = {}
+    for name, settings in rows.items():
+        print(f"\n| {name} | s per iteration | peak, MB |\n|---|---|---|")
+        sizes, costs = [getattr(s, name) for s in settings], []
+        for size, setting in zip(sizes, settings):
+            costs.append(one_cost(setting))
+            print(f"| {size} | {costs[-1][0]:.3f} | {costs[-1][1] / 1e6:.0f} |", flush=True)
+        exponents = [slope(sizes, column) for column in zip(*costs)]
+        print(f"| exponent | {exponents[0]:.2f} | {exponents[1]:.2f} |")
+        found[name] = {"sizes": sizes, "costs": costs, "exponents": exponents}
+    return found
+
+
+def slope(x, y):
+    """Of the least-squares line through the logarithms."""
+    x, y = ([math.log(v) for v in values] for values in (x, y))
+    mean_x, mean_y = statistics.mean(x), statistics.mean(y)
+    return (sum((a - mean_x) * (c - mean_y) for a, c in zip(x, y))
+            / sum((a - mean_x) ** 2 for a in x))
+
+
 def main(argv=None):
     verb, b = parse(argv)
+    if verb in ("cost", "measure"):
+        print(json.dumps(cost(b) if verb == "cost" else measure(b)))
+        return
     if b.worker:
         turns = Turns()
         turns.serve(prepare(verb, b))

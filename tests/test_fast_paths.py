@@ -7,8 +7,10 @@ import pytest
 import torch
 from conftest import randomize
 
+import model as models
+import ppo
 import reward
-from data.batching import pad_right
+from machine import at_hand, compile_decoder, side_by_side, step_in_backward
 from model import GPT, GPTConfig, ScalarGPT, attention, adam, fused_attention, generate
 
 SHAPE = GPTConfig(vocab_size=29, n_ctx=80, n_layer=3, n_head=2, d_model=16)
@@ -162,3 +164,155 @@ def test_recomputing_keeps_only_the_inputs_of_the_blocks():
         assert output.requires_grad
         kept.append(sum(n for at, n in saved.items() if at not in weights))
     assert kept[1] < kept[0] / 4
+
+
+# -- PPO: what runs side by side, and what saves memory -------------------------------------------
+
+EOS = 28
+
+
+def ppo_config(**changes):
+    return ppo.PPOConfig(**{"policy": "p", "reward": "r", "prompts": "x", "out": "o", "batch": 8,
+                            "minibatch": 4, "max_response": 9, "kl_coef": 0.1, "ptx_coef": 0.0,
+                            "policy_rate": 1e-3, "value_rate": 1e-3} | changes)
+
+
+def iteration(threads=1, **changes):
+    """Everything that one iteration from the same start gives: rollout, numbers and weights."""
+    torch.manual_seed(0)
+    policy, value_model, reward_model = (randomize(kind(SHAPE), 0.1, seed) for seed, kind in
+                                         enumerate((GPT, ScalarGPT, ScalarGPT)))
+    reference, average = copy.deepcopy(policy), copy.deepcopy(policy)
+    for frozen in (reference, reward_model, average):
+        frozen.requires_grad_(False)
+    config = ppo_config(**changes)
+    policy.decoder.recompute = value_model.decoder.recompute = config.recompute
+    compile_decoder(policy, config.compile)
+    state = ppo.State(policy, average, value_model, adam(policy, 1e-3), adam(value_model, 1e-3))
+    prompts = [random_ids(1 + i) for i in range(8)]
+    torch.set_num_threads(threads)
+    try:
+        rollout = ppo.roll_out(policy, reference, reward_model, value_model, prompts, EOS, config)
+        stats = ppo.update(state, rollout, lambda number: torch.full((4, 12), number), config,
+                           1e-3, first=True)
+    finally:
+        torch.set_num_threads(1)
+    return rollout, stats, [*policy.parameters(), *average.parameters(), *value_model.parameters()]
+
+
+@pytest.mark.parametrize("changes", [{"recompute": True}, {"offload": True},
+                                     {"step_in_backward": True},
+                                     {"recompute": True, "offload": True, "step_in_backward": True},
+                                     {"ptx_coef": 2.0, "text": "t", "step_in_backward": True}])
+def test_flags_that_save_memory_change_no_bit(changes):
+    plain = {k: v for k, v in changes.items() if k in ("ptx_coef", "text")}
+    (rollout, stats, weights), (same, other_stats, other_weights) = (
+        iteration(**plain), iteration(**changes))
+    for a, b in zip([*rollout, *weights], [*same, *other_weights], strict=True):
+        assert torch.equal(a, b)
+    del stats["grad_norm"], other_stats["grad_norm"]  # unknown where no gradient is whole
+    assert stats == other_stats
+
+
+def test_a_step_in_the_backward_pass_never_holds_all_gradients():
+    model = randomize(GPT(SHAPE))
+    optimizer, held = adam(model, 1e-3), []
+    step = optimizer.step
+    optimizer.step = lambda: held.append(sum(p.grad is not None for p in model.parameters())) or step()
+    with step_in_backward(model, optimizer, 1e-3, on=True):
+        model(torch.randint(29, (2, 8))).logsumexp(-1).sum().backward()
+    assert set(held) == {1} and len(held) == len(list(model.parameters()))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_gradient_that_is_not_finite_stops_a_step_in_the_backward_pass():
+    model = randomize(GPT(SHAPE))
+    with pytest.raises(FloatingPointError), step_in_backward(model, adam(model, 1e-3), 1e-3, True):
+        (model(torch.randint(29, (2, 8))).sum() * float("nan")).backward()
+
+
+def test_a_model_at_rest_comes_and_goes_with_the_weights_it_had():
+    """Weights go to the device within the context only; nothing is copied back."""
+    model, moved = ScalarGPT(SHAPE).requires_grad_(False), []
+    before = [p.data_ptr() for p in model.parameters()]
+    weights = [p.clone() for p in model.parameters()]
+
+    class Device:
+        """Stands for a GPU: what is moved there is a copy."""
+    original = torch.Tensor.to
+
+    def to(tensor, device, *args, **more):
+        if isinstance(device, Device):
+            moved.append(tensor)
+            return tensor.clone()
+        return original(tensor, device, *args, **more)
+    torch.Tensor.to = to
+    try:
+        with at_hand(model, Device(), offload=True):
+            during = [p.data_ptr() for p in model.parameters()]
+            assert all(map(torch.equal, model.parameters(), weights))
+    finally:
+        torch.Tensor.to = original
+    assert len(moved) == len(before) and not set(during) & set(before)
+    assert [p.data_ptr() for p in model.parameters()] == before
+
+
+def test_side_by_side_changes_only_rounding():
+    (rollout, stats, _), (same, other_stats, _) = iteration(1), iteration(2)
+    assert torch.equal(rollout.tokens_BT, same.tokens_BT)
+    for a, b in zip(rollout, same, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+    assert stats == pytest.approx(other_stats, rel=1e-3, abs=1e-5)
+
+
+def test_side_by_side_keeps_order_modes_and_threads_and_raises():
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad():
+            tasks = [lambda i=i: (i, torch.is_grad_enabled(), torch.get_num_threads())
+                     for i in range(4)]
+            assert side_by_side(tasks, torch.device("cpu")) == [(i, False, 1) for i in range(4)]
+        with pytest.raises(ZeroDivisionError):
+            side_by_side([lambda: 1 / 0, lambda: 1], torch.device("cpu"))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("at_once", [0, 3, 1])
+def test_rows_sampled_in_parts_are_the_same_rows(at_once):
+    model, prompts = randomize(GPT(SHAPE), 0.1), [random_ids(1 + i % 5) for i in range(20)]
+    plain, parts = (generate(model, prompts, 12, eos=EOS, at_once=n,
+                             generator=torch.Generator().manual_seed(1)) for n in (20, at_once))
+    assert torch.equal(plain.tokens_BT, parts.tokens_BT)
+    assert torch.equal(plain.mask_BR, parts.mask_BR)
+    torch.testing.assert_close(plain.logprobs_BR, parts.logprobs_BR, atol=1e-5, rtol=1e-5)
+
+
+def test_the_policys_gradient_never_holds_all_logits(monkeypatch):
+    """What autograd keeps of the update does not grow with vocabulary times tokens beyond one
+    chunk of logits."""
+    monkeypatch.setattr(models, "LOGITS_AT_ONCE", 2**12)
+    kept = []
+    for vocab in (64, 1024):
+        policy = GPT(GPTConfig(vocab, 40, 1, 1, 8))
+        tokens = torch.randint(64, (8, 40))
+        largest = []
+
+        def pack(tensor):
+            largest.append(tensor.untyped_storage().nbytes())
+            return tensor
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            logprobs = models.target_logprobs(policy, tokens, torch.ones_like(tokens).bool())
+        weights = {p.untyped_storage().nbytes() for p in policy.parameters()}
+        kept.append(max(n for n in largest if n not in weights))
+        assert logprobs.numel() == 8 * 39
+    assert kept[1] <= kept[0]  # all logits would be 8 · 39 · 1024 numbers: 1.3 MB
+
+
+@pytest.mark.slow
+def test_under_compile_the_first_ratio_is_one_and_nothing_is_clipped():
+    _, stats, _ = iteration(compile="on", minibatch=8)
+    assert stats["max_log_ratio"] < 1e-4 and stats["clip_fraction"] == 0
+    _, eager, _ = iteration(minibatch=8)
+    assert stats == pytest.approx(eager, rel=1e-3, abs=1e-5)
