@@ -2,6 +2,7 @@
 
     python -m data.plan settings --model gpt2-medium --memory 24     what fits, and what it needs
     python -m data.plan table              every size of GPT-2 on a GPU of 24 GB and of 80 GB
+    python -m data.plan paper              the paper's own models on one GPU of 141 GB
 
 PPO needs the most memory of all stages (§3.5, App. C.4). With P parameters in the policy, Q in the
 reward model and as many in the value function, weights in fp32 and bf16 compute:
@@ -84,7 +85,8 @@ def logits_bytes(shape, tokens):
 
 def cache_bytes(shape, rows, positions):
     """Keys and values while sampling, as model.KVCache lays them out."""
-    held = KVCache(shape, rows, positions, like=torch.empty(0, device="meta"))
+    held = KVCache(shape, rows, positions,
+                   like=torch.empty(0, dtype=torch.bfloat16, device="meta"))
     return sum(t.numel() * t.element_size() for t in held.keys + held.values)
 
 
@@ -104,6 +106,47 @@ def ppo_memory(plan):
     sampling = sampling_bytes(plan.policy, plan.batch, plan.positions)
     return fixed | {"update": update, "sampling": sampling,
                     "total": sum(fixed.values()) + max(update, sampling)}
+
+
+@dataclass(frozen=True)
+class Savings:
+    """The flags of ppo.py that trade time for memory; none changes a number."""
+
+    micro_tokens: int = 16384
+    recompute: bool = False
+    offload: bool = False
+    sample_rows: int = 512
+
+    def flags(self):
+        return (f"--micro_tokens {self.micro_tokens} --sample_rows {self.sample_rows}"
+                + " --recompute true" * self.recompute + " --offload true" * self.offload)
+
+
+def phases(policy, reward, positions, savings):
+    """{phase of a PPO iteration: bytes at its peak}, for models that are used in turn.
+
+    What always is there: weights and Adam's moments of the policy (12 P) and of the value function
+    (12 Q), and the overhead; without `offload` also the average, π_sft and the reward model. Each
+    phase adds its own: a model that was at rest, gradients, bf16 copies of weights (which with
+    `recompute` live for one layer at a time), and activations."""
+    P, Q, tokens = parameters(policy), parameters(reward), savings.micro_tokens
+    always = 12 * P + 12 * Q + OVERHEAD + (0 if savings.offload else 8 * P + 4 * Q)
+
+    def a_layer(shape):  # its activations, and bf16 copies of its 12 D² weights
+        return activation_bytes(shape, tokens) // shape.n_layer + 24 * shape.d_model**2
+
+    def training(shape, count):
+        if savings.recompute:  # the blocks' inputs in fp32 are kept, and one layer is computed again
+            return 4 * count + 4 * shape.d_model * shape.n_layer * tokens + a_layer(shape)
+        return 4 * count + 2 * count + activation_bytes(shape, tokens)
+    return {
+        "sampling": always + 2 * P + sampling_bytes(policy, savings.sample_rows, positions),
+        "π_sft": always + a_layer(policy) + logits_bytes(policy, tokens)
+        + (4 * P if savings.offload else 0),
+        "values": always + a_layer(reward),
+        "rewards": always + a_layer(reward) + (4 * Q if savings.offload else 0),
+        "policy update": always + training(policy, P) + logits_bytes(policy, tokens),
+        "value update": always + training(reward, Q)}
 
 
 def answers_that_fit(plan, memory):
@@ -297,5 +340,29 @@ def table(config):
             print("|", " | ".join([name, f"{memory:g} GB", *map(str, row)]), "|")
 
 
+@dataclass(frozen=True)
+class PaperConfig:
+    memory: float = setting(141.0, "of the GPU, in GB")
+
+
+def paper(config):
+    """The paper's setting (policy 1.3B, reward model and value function 6B, 512 prompts, prompts
+    and responses of 1k tokens) with one saving after another, and the memory of each phase."""
+    policy, reward = CONFIGS["1.3B"], CONFIGS["6B"]
+    steps = [Savings()]
+    for change in ({"recompute": True}, {"offload": True}, {"sample_rows": 32},
+                   {"micro_tokens": 8192}):
+        steps.append(replace(steps[-1], **change))
+    names = list(phases(policy, reward, policy.n_ctx, steps[0]))
+    print(f"| flags of ppo.py | {' | '.join(names)} | fits |\n|---|{'---|' * (len(names) + 1)}")
+    for savings in steps:
+        need = phases(policy, reward, policy.n_ctx, savings)
+        fits = max(need.values()) <= config.memory * GB * USABLE
+        print("|", savings.flags(), "|", " | ".join(f"{b / GB:.0f}" for b in need.values()),
+              "|", "yes" if fits else "no", "|")
+    print(f"\nGB at the peak of each phase; {config.memory:g} GB less {1 - USABLE:.0%} may be used.")
+
+
 if __name__ == "__main__":
-    run_verbs({"settings": (settings, SettingsConfig), "table": (table, TableConfig)}, __doc__)
+    run_verbs({"settings": (settings, SettingsConfig), "table": (table, TableConfig),
+               "paper": (paper, PaperConfig)}, __doc__)
