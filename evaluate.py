@@ -18,14 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import InputError, device_of, load_model, required, run_verbs, setting
+from common import InputError, alone, device_of, load_model, required, run_verbs, setting
 from data.batching import seeded_generator, text_in_order
-from data.labelers import choose, for_evaluation, prefers
-from data.readers import read_prompts, read_text, write_jsonl, write_whole
+from data.labelers import check_key, choose, for_evaluation, prefers
+from data.readers import (_json_object, as_lines, as_row, read_prompts, read_text, write_files,
+                          write_jsonl)
 from data.samples import TASKS, paper_figure, read_samples
-from data.tokenizer import load_tokenizer
+from data.tokenizer import load_tokenizer, read_utf8
 from model import (GPT, ScalarGPT, compute_dtype, generate, response_logprobs, target_logprobs)
 
+MEASURES = ("reward", "kl", "length")  # of each answer
 MODELS = {"base": "base (GPT)", "sft": "SFT", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
 
 # -- sampling answers -----------------------------------------------------------------------------
@@ -82,8 +84,9 @@ def sample(config):
                                 config.temperature, f"{config.seed} {which}")
         for i, text in zip(owners, texts):
             completions[i].append(text)
-    write_jsonl(config.out, [{"prompt": p.prompt, "completions": c, **p.extra}
-                             for p, c in zip(prompts, completions)])
+    with alone(config.out, is_file=True):
+        write_jsonl(config.out, [{"prompt": p.prompt, "completions": c, **p.extra}
+                                 for p, c in zip(prompts, completions)])
     print(f"wrote {sum(counts)} completions of {len(prompts)} prompts to {config.out}")
 
 
@@ -138,8 +141,9 @@ def answers(config):
         if config.text:
             text_loss[name] = losses_of_text(model, tokenizer, config.text)
         print(f"{MODELS[name]}: {len(texts)} answers", flush=True)
-    write_jsonl(folder / "answers.jsonl", rows)
-    write_whole(folder / "text_loss.json", [json.dumps(text_loss) + "\n"])
+    with alone(folder):
+        write_files({folder / "text_loss.json": [json.dumps(text_loss) + "\n"],
+                     folder / "answers.jsonl": as_lines(rows)})
 
 
 def measure(samples, model, reference, reward_model, config):
@@ -179,6 +183,8 @@ def bootstrap(values_NM, statistic=np.mean, draws=2000, seed=0):
 def judge_pairs(rows, one, other, labelers, seed=0, judges=1):
     """wins_N: for each prompt the mean over `judges` labelers of 1 where `one` is preferred, 0
     where `other` is, ½ for a tie. Which answer a labeler sees first is random."""
+    if judges > len(labelers):
+        raise InputError(f"--judges {judges}: expected at most {len(labelers)}, all there are")
     wins = []
     for i, row in enumerate(rows):
         rng = random.Random(f"judge {seed} {one} {other} {i}")
@@ -206,28 +212,63 @@ def report(config):
     """results.json and report.md from the answers, metrics and losses that a run left."""
     folder = Path(config.run)
     rows = read_rows(folder / "answers.jsonl")
-    text_loss = json.loads((folder / "text_loss.json").read_text())
+    text_loss = read_text_loss(folder / "text_loss.json")
     results = {"models": {name: model_results(name, rows, text_loss, config) for name in MODELS},
                "reward_model": reward_model_results(folder / "reward.jsonl"),
                "curves": {name: curve(folder / f"{name}.jsonl") for name in ("ppo", "ppo_ptx")},
                "prompts": len(rows), "simulated_labelers": "key" in rows[0]}
     text = markdown(results, rows, config)
-    write_whole(folder / "results.json", [json.dumps(results, indent=1) + "\n"])
-    write_whole(folder / "report.md", [text])
+    with alone(folder):
+        write_files({folder / "results.json": [json.dumps(results, indent=1) + "\n"],
+                     folder / "report.md": [text]})
     print(text.split("\n## Answers")[0])
     print(f"wrote {folder / 'report.md'} and {folder / 'results.json'}")
 
 
 def read_rows(path):
+    """The rows that `answers` wrote. Raises InputError where they are not whole."""
     if not path.exists():
         raise InputError(f"{path}: not there; expected `evaluate.py answers` to have run")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [as_row(prompt) for prompt in read_prompts(path)]
+    for number, row in enumerate(rows, 1):
+        for what, kinds in (("answers", str), *((w, (int, float)) for w in MEASURES)):
+            values = row.get(what)
+            if type(values) is not dict or not all(isinstance(values.get(name), kinds)
+                                                   for name in MODELS):
+                raise InputError(f"{path}:{number}: {what}; expected one of each model")
+        if "key" in rows[0]:
+            check_key(row.get("key"), f"{path}:{number}")
+    return rows
+
+
+def read_text_loss(path):
+    """{model: losses} that `answers` wrote. Raises InputError where it is not whole."""
+    try:
+        losses = _json_object(read_utf8(path))
+        if not all(type(v) is list and all(type(x) is float for x in v) for v in losses.values()):
+            raise ValueError("expected lists of numbers")
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    return losses
+
+
+def read_records(path, names):
+    """The records of a stage's metrics file that hold a number for each of `names`."""
+    found = []
+    for number, line in enumerate(read_utf8(path).split("\n"), 1):
+        try:
+            record = _json_object(line) if line else {}
+        except ValueError as error:
+            raise InputError(f"{path}:{number}: {error}") from None
+        if all(isinstance(record.get(name), (int, float)) for name in names):
+            found.append(record)
+    return found
 
 
 def model_results(name, rows, text_loss, config):
     """{measure: [mean, low, high]} of one model."""
     found = {what: bootstrap([row[what][name] for row in rows])
-             for what in ("reward", "kl", "length")}
+             for what in MEASURES}
     if text_loss.get(name):
         found["text_loss"] = bootstrap(text_loss[name])
     if "key" in rows[0] and name != "sft":
@@ -240,7 +281,7 @@ def model_results(name, rows, text_loss, config):
 
 def reward_model_results(path):
     """The last measured pair accuracy on validation prompts, with its interval."""
-    records = [r for r in map(json.loads, path.read_text().splitlines()) if "valid_accuracy" in r]
+    records = read_records(path, ("valid_accuracy", "valid_interval", "valid_pairs"))
     if not records:
         return {}
     last = records[-1]
@@ -250,7 +291,7 @@ def reward_model_results(path):
 
 def curve(path):
     """Reward and KL over the iterations of a PPO run."""
-    records = [r for r in map(json.loads, path.read_text().splitlines()) if "reward" in r]
+    records = read_records(path, ("reward", "kl", "entropy"))
     return {what: [round(r[what], 4) for r in records] for what in ("reward", "kl", "entropy")}
 
 
@@ -267,6 +308,13 @@ def table(header, rows):
     widths = [max(3, *map(len, column)) for column in zip(header, *rows)]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+
+
+PROMISE = """The same seed, settings and files give these numbers again, bit for bit, on the same
+machine with the same number of threads and the same versions of Python, torch and numpy. Not
+promised: the same numbers on another machine or GPU, with another number of threads
+(`OMP_NUM_THREADS`), on a GPU from run to run, or with other versions; there sums are rounded in
+another order, and training makes small differences large. Speeds and times are never the same."""
 
 
 def markdown(results, rows, config):
@@ -289,6 +337,7 @@ def markdown(results, rows, config):
         accuracy, pairs = results["reward_model"]["accuracy"], results["reward_model"]["pairs"]
         parts.append(f"Reward model: {shown(accuracy, 100, 1)} % of {pairs} pairs on validation "
                      "prompts in the labelers' order.")
+    parts.append(PROMISE)
     parts.append("## Reward over PPO's iterations")
     parts += [curve_table(MODELS[name], c) for name, c in results["curves"].items()]
     return "\n\n".join([*parts, "## Answers, drawn at random", sample_page(rows, config)]) + "\n"

@@ -29,7 +29,8 @@ from typing import NamedTuple
 
 import torch
 
-from common import InputError, Stage, device_of, load_model, required, run, setting
+from common import (InputError, Stage, check_finite, device_of, load_model, required, run,
+                    setting)
 from data.batching import examples_of_step, length_sorted_batches, text_window
 from data.readers import read_prompts, read_text
 from data.tokenizer import load_tokenizer
@@ -343,9 +344,11 @@ def update(state, rollout, next_text, config, rate, first):
             check_first_ratio(stats, low_precision(rows.device))
         if config.ptx_coef:
             stats["ptx_loss"] = ptx_gradient(state.policy, next_text(number), config)
+        check_finite(stats)
         stats["grad_norm"] = step_optimizer(state.policy, state.policy_optimizer, rate,
                                             config.max_grad_norm)
         stats |= value_gradient(state.value_model, rollout, returns_BR, rows, config)
+        check_finite(stats)
         step_optimizer(state.value_model, state.value_optimizer, config.value_rate,
                        config.max_grad_norm)
         update_ema(state.average, state.policy, config.ema_decay)
@@ -434,6 +437,9 @@ def main(config):
     reference, reward_model, state = load(config, tokenizer, device)
     prompts = load_prompts(config, tokenizer, state.policy.config.n_ctx)
     text = tokenizer.encode_documents(read_text(config.text)) if config.ptx_coef else None
+    if config.ptx_tokens > state.policy.config.n_ctx:
+        raise InputError(f"--ptx_tokens {config.ptx_tokens}: expected at most the context of "
+                         f"{state.policy.config.n_ctx}")
     stage = Stage("ppo", config, state.policy.config, tokenizer)
 
     for iteration in range(stage.resume(state._asdict()), config.iterations):

@@ -18,7 +18,7 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from common import InputError, required, run, setting
+from common import InputError, alone, required, run, setting
 from data import people, readers
 from data.rule import Judgement, overall, quality, toxic, truthful  # noqa: F401 (public here)
 from data.tasks import USE_CASES, Voice
@@ -198,7 +198,8 @@ def main(config):
     labelers = choose(config.group)
     rng = random.Random(f"ranking {config.seed}")
     rows = [label(row, rng.choice(labelers), rng) for row in read_completions(config.completions)]
-    readers.write_jsonl(config.out, rows)
+    with alone(config.out, is_file=True):
+        readers.write_jsonl(config.out, rows)
     print(f"{config.out}: {len(rows):,} comparisons by {len({r['labeler'] for r in rows})} "
           "simulated labelers")
 
@@ -222,6 +223,15 @@ def label(row, labeler, rng):
     return kept | {"ranks": ranks, "labeler": labeler.name}
 
 
+def check_key(key, place):
+    """Raises InputError where `key` is not one that `quality` can judge by."""
+    try:
+        quality(key, "")
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise InputError(f"{place}: key does not say what was asked ({error!r}); "
+                         "expected one as in prompts.jsonl") from error
+
+
 def read_completions(path):
     """Rows with their completions and keys checked. Raises InputError at the first bad line."""
     rows = []
@@ -231,11 +241,7 @@ def read_completions(path):
                 or not all(isinstance(c, str) for c in completions)):
             raise InputError(f"{path}:{number}: completions; expected a list of 2 to 9 strings "
                              "(§3.1: 4 to 9)")
-        try:
-            quality(key, "")
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise InputError(f"{path}:{number}: key does not say what was asked ({error!r}); "
-                             "expected one as in prompts.jsonl") from error
+        check_key(key, f"{path}:{number}")
         rows.append(readers.as_row(item))
     return rows
 
