@@ -10,6 +10,7 @@
 #                                                    people rank what a run's models answer
 #   ./run.sh label --agreement                       how often they agree
 #   ./run.sh test [pytest's flags]                   the tests
+#   ./run.sh prove [math|lost|soak|fuzz|mutation]    the proofs, run now, and a table of them
 #
 # Everything a run makes lies in runs/NAME. Running it again makes only what is missing or older
 # than what it is made from; a stage that was stopped goes on from its last checkpoint.
@@ -43,6 +44,11 @@ if [ "${1:-}" = test ]; then
     find_python "torch numpy tiktoken pytest hypothesis" requirements-dev.txt
     exec "$PYTHON" -m pytest -q -m "not slow" tests "$@"
 fi
+if [ "${1:-}" = prove ]; then # no part: all of them, some half an hour
+    shift
+    find_python "torch numpy tiktoken pytest hypothesis scipy" requirements-dev.txt
+    exec "$PYTHON" tests/prove.py "$@"
+fi
 if [ "${1:-}" = label ]; then # all its flags: ./run.sh label --help
     shift
     find_python "torch numpy tiktoken" requirements.txt
@@ -55,7 +61,7 @@ case "${1:-}" in
     real | hh) VERB=$1; shift ;;
     -h | --help) sed -n '2,/^set -euo/{/^set -euo/!s/^# \{0,1\}//p}' "$0"; exit 0 ;;
     "" | --*) ;;
-    *) die "$1: no such command; expected nothing, real, hh, label or test (./run.sh --help)" ;;
+    *) die "$1: no such command; expected nothing, real, hh, label, test or prove (./run.sh --help)" ;;
 esac
 while [ $# -gt 0 ]; do
     case "$1" in

@@ -14,6 +14,7 @@ import evaluate
 import model as M
 import naive
 import ppo
+import reward
 from model import GPT, GPTConfig, ScalarGPT
 
 
@@ -201,6 +202,84 @@ def test_the_statistics_of_the_policy_loss_by_hand():
     assert stats["error"] == pytest.approx(5.0)
 
 
+# -- finite differences -------------------------------------------------------------------------
+
+
+def scores_of(gpt, tokens):
+    return gpt.scores(tokens, torch.tensor([5, 3, 4, 5])).view(2, 2)
+
+
+def through_models():
+    """Losses as functions of every weight of a tiny model, in float64."""
+    tokens, mask = torch.randint(6, (4, 5)), torch.rand(4, 5) < 0.7
+    ranks, pairs = torch.tensor([[1, 2], [2, 1]]), torch.ones(2, 2, dtype=torch.bool)
+    places = torch.tensor([2, 1, 3, 2]), torch.arange(2) < torch.tensor([[2], [1], [2], [2]])
+    old, other = torch.randn(2, 4, 2, dtype=torch.float64)
+    gpt, scalar = (randomize(kind(GPTConfig(6, 5, 1, 2, 4))).double() for kind in (GPT, ScalarGPT))
+    yield gpt, lambda: M.lm_loss(gpt(tokens), tokens, mask)
+    yield gpt, lambda: M.target_logprobs(gpt, tokens, mask, 0.7).sum()
+    yield gpt, lambda: ppo.policy_loss(M.response_logprobs(gpt, tokens, *places), old * 0.1 - 2,
+                                       other, places[1], clip=5.0)[0]
+    yield scalar, lambda: reward.ranking_loss(scores_of(scalar, tokens), ranks, pairs)[0]
+    yield scalar, lambda: ppo.value_loss(M.response_values(scalar, tokens, *places), old, other,
+                                         places[1], clip=9.0)[0]
+
+
+def pure_losses():
+    """Every loss as a function of one tensor, away from the edges of clips."""
+    def of(*shape):
+        return torch.randn(*shape, dtype=torch.float64)
+
+    tokens, mask, full = torch.randint(5, (3, 6)), torch.rand(3, 6) < 0.7, torch.rand(3, 5) < 0.8
+    ranks, q, k, v = torch.randint(1, 4, (3, 5)), *of(3, 1, 2, 4, 3)
+    old, returns, advantages = of(3, 5), of(3, 5), of(3, 5)
+    weights = of(3, 5)
+    change = torch.linspace(-1, 1, 15, dtype=torch.float64).view(3, 5) * 0.9
+    yield of(3, 6, 5), lambda x: M.lm_loss(x, tokens, mask)
+    yield of(3, 6, 5), lambda x: (M.token_logprobs(x, tokens, 0.7) * weights).sum()
+    yield of(3, 5), lambda x: reward.ranking_loss(x, ranks, full)[0]
+    yield old + change, lambda x: ppo.policy_loss(x, old, advantages, full)[0]
+    yield old + change, lambda x: ppo.value_loss(x, old, returns, full)[0]
+    yield q, lambda x: (M.attention(x, k, v) * v).sum()
+    yield k, lambda x: (M.attention(q, x, v) * v).sum()
+    yield v, lambda x: (M.attention(q, k, x) * q).sum()
+
+
+def difference(function, numbers, analytic, h=1e-6):
+    """The largest deviation of a gradient from central differences, over its largest element."""
+    found = torch.zeros_like(analytic)
+    flat = numbers.view(-1)
+    for i in range(len(flat)):
+        values = []
+        for sign in (1, -1):
+            kept = flat[i].item()
+            flat[i] = kept + sign * h
+            values.append(function().item())
+            flat[i] = kept
+        found.view(-1)[i] = (values[0] - values[1]) / (2 * h)
+    return ((found - analytic).abs().max() / analytic.abs().max()).item()
+
+
+def test_every_loss_agrees_with_finite_differences_in_float64(record_property):
+    worst, losses = 0.0, 0
+    for x, loss in pure_losses():
+        x = x.clone().requires_grad_()
+        grad, = torch.autograd.grad(loss(x), x)
+        with torch.no_grad():
+            worst, losses = max(worst, difference(lambda: loss(x), x, grad)), losses + 1
+    for model, loss in through_models():
+        grads = torch.autograd.grad(loss(), list(model.parameters()), allow_unused=True)
+        largest = max(g.abs().max() for g in grads if g is not None)
+        with torch.no_grad():
+            for p, grad in zip(model.parameters(), grads):
+                if grad is not None and grad.abs().max() > 1e-3 * largest:
+                    worst = max(worst, difference(loss, p, grad))
+        losses += 1
+    record_property("finite_differences", worst)
+    record_property("losses", losses)
+    assert losses == 13 and worst < 1e-6
+
+
 # -- intervals and judgements of the evaluation --------------------------------------------------
 
 
@@ -213,10 +292,11 @@ def test_the_bootstrap_is_that_of_resampled_prompts(seed):
         naive.bootstrap_interval(values, picks.tolist()))
 
 
-def test_a_bootstrap_interval_covers_the_truth_as_often_as_it_says():
+def test_a_bootstrap_interval_covers_the_truth_as_often_as_it_says(record_property):
     rng = np.random.default_rng(0)
     found = [evaluate.bootstrap(rng.exponential(size=80), draws=300, seed=i) for i in range(400)]
     covered = sum(low <= 1.0 <= high for _, low, high in found) / len(found)
+    record_property("coverage", covered)
     assert 0.90 < covered < 0.98
     width = np.mean([high - low for _, low, high in found])
     assert width == pytest.approx(2 * 1.96 / math.sqrt(80), rel=0.08)
