@@ -72,11 +72,13 @@ LIMITLESS = {"limit_score"}
 
 def _fault(name, value):
     """What is wrong with a number given for the field `name`, or None."""
-    if type(value) not in (int, float) or name in LIMITLESS and math.isfinite(value):
+    if type(value) not in (int, float):
         return None
-    if not math.isfinite(value) or abs(value) >= 2**62:
+    if type(value) is int and abs(value) >= 2**62:  # more than a tensor or a seed can hold
+        return "expected a number below 2**62"
+    if not math.isfinite(value):
         return "expected a finite number"
-    if value < 0 or name in POSITIVE and value == 0:
+    if name not in LIMITLESS and (value < 0 or name in POSITIVE and value == 0):
         return "expected a number above 0" if name in POSITIVE else "expected 0 or more"
     return "expected at most 1" if name in SHARES and value > 1 else None
 

@@ -475,7 +475,7 @@ def test_ctrl_c_before_a_stage_has_begun_is_one_line(files, tmp_path, capsys):  
 @pytest.mark.parametrize("flag, value, expected", [
     ("batch", 0, "above 0"), ("minibatch", 0, "above 0"), ("save_every", 0, "above 0"),
     ("policy_rate", "nan", "finite"), ("kl_coef", "inf", "finite"), ("kl_coef", -1, "0 or more"),
-    ("ema_decay", 1.5, "at most 1"), ("seed", 10**30, "finite"), ("limit_score", "nan", "finite"),
+    ("ema_decay", 1.5, "at most 1"), ("seed", 10**30, "below 2**62"), ("limit_score", "nan", "finite"),
     ("max_response", -3, "above 0"), ("ptx_tokens", 1000, "at most the context of 32"),
     ("policy", "", "expected a value")])
 def test_settings_out_of_bounds_are_one_line(files, tmp_path, capsys, flag, value,  # noqa: F811

@@ -247,8 +247,8 @@ def pure_losses():
 
 def difference(function, numbers, analytic, h=1e-6):
     """The largest deviation of a gradient from central differences, over its largest element."""
+    flat, analytic = numbers.view(-1), analytic.reshape(-1)
     found = torch.zeros_like(analytic)
-    flat = numbers.view(-1)
     for i in range(len(flat)):
         values = []
         for sign in (1, -1):
@@ -256,7 +256,7 @@ def difference(function, numbers, analytic, h=1e-6):
             flat[i] = kept + sign * h
             values.append(function().item())
             flat[i] = kept
-        found.view(-1)[i] = (values[0] - values[1]) / (2 * h)
+        found[i] = (values[0] - values[1]) / (2 * h)
     return ((found - analytic).abs().max() / analytic.abs().max()).item()
 
 
