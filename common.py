@@ -41,9 +41,11 @@ class InputError(Exception):
 # -- settings ---------------------------------------------------------------------------------
 
 
-def setting(default, source):
-    """A dataclass field with its origin: a section of the paper, *scaled*, or *open*."""
-    return dataclasses.field(default=default, metadata={"source": source})
+def setting(default, source, positional=False):
+    """A dataclass field with its origin: a section of the paper, *scaled*, or *open*. A positional
+    one, of type tuple, has no flag: it takes what stands alone on the command line, if anything."""
+    return dataclasses.field(default=default, metadata={"source": source,
+                                                        "positional": positional})
 
 
 def required(source, positional=False):
@@ -65,7 +67,7 @@ def _parse_bool(text):
 # LIMITLESS ones anything finite. Without this a batch of 0 would divide by zero hours later.
 POSITIVE = {"batch", "minibatch", "inner_epochs", "episodes", "epochs", "max_prompt",
             "max_response", "max_tokens", "micro_tokens", "ptx_per_episode", "save_every",
-            "show_every", "log_every", "choose_prompts", "bias_demonstrations", "judges"}
+            "show_every", "log_every", "choose_prompts", "bias_demonstrations", "judges", "most"}
 SHARES = {"ema_decay", "discount", "lam", "floor", "dropout"}
 LIMITLESS = {"limit_score"}
 
@@ -92,8 +94,8 @@ def parse_config(config_class, description="", argv=None):
     """An instance of `config_class` from command-line flags, one flag per field.
 
     `--field value`; booleans take true or false. An unknown flag, a missing required flag, a value
-    of another type or a number out of bounds prints one line and exits with code 2. `--help` lists every field with
-    its default and its source. Fields typed `tuple` take several values.
+    of another type or a number out of bounds prints one line and exits with code 2. `--help` lists
+    every field with its default and its source. Fields typed `tuple` take several values.
     """
     parser = _Parser(description=description, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,20 +103,21 @@ def parse_config(config_class, description="", argv=None):
     for f in dataclasses.fields(config_class):
         kind, needed = hints[f.name], f.metadata.get("required", False)
         if f.metadata.get("positional", False):
-            name, options = f.name, {"nargs": "+"} if kind is tuple else {}
+            several = {"nargs": "+" if needed else "*"}
+            name, options = f.name, several if kind is tuple else {}
         else:
             name, options = f"--{f.name}", {"nargs": "*"} if kind is tuple else {}
             options |= {"required": needed, "default": None if needed else f.default}
         shown = "" if needed else f"[{f.default}] "
         parser.add_argument(name, type={bool: _parse_bool, tuple: str}.get(kind, kind),
                             help=(shown + f.metadata["source"]).replace("%", "%%"), **options)
-    values = vars(parser.parse_args(argv))
+    values = vars(parser.parse_intermixed_args(argv))
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     for f in dataclasses.fields(config_class):
         value = values[f.name]
         if f.metadata.get("required", False) and value in ("", ()):
             parser.error(f"--{f.name}: expected a value")
-        if fault := _fault(f.name, value):
+        if value != f.default and (fault := _fault(f.name, value)):
             parser.error(f"--{f.name} {value}: {fault}")
     return config_class(**values)
 
@@ -496,6 +499,11 @@ class Stage:
             print(f"stopped after step {step + 1}; the same command goes on from there",
                   file=sys.stderr)
             sys.exit(128 + self.stop_signal)
+
+    def keep(self, weights, step):
+        """Write the model as it is after `step` steps beside the result: ppo-10.pt."""
+        save_checkpoint(self.out.with_stem(f"{self.out.stem}-{step}"), **self.about, step=step,
+                        weights=weights)
 
     def finish(self, weights, step, **more):
         """Write the result and remove what was only there to resume."""

@@ -2,15 +2,19 @@
 
     python evaluate.py sample --checkpoint runs/demo/start.pt --prompts prompts.train.jsonl \
         --out runs/demo/completions.jsonl      K = 4 … 9 completions a prompt, for labelers to rank
-    python evaluate.py answers --run runs/demo --prompts prompts.test.jsonl --text text.valid.txt
-    python evaluate.py report --run runs/demo  results.json and report.md from what the run left
+    python evaluate.py answers --checkpoint runs/demo/ppo.pt --reward runs/demo/reward.pt \
+        --prompts prompts.test.jsonl --probes probes.jsonl --out runs/demo/answers/ppo.jsonl
+    python evaluate.py best_of --checkpoint runs/demo/start.pt … --out runs/demo/answers
+    python evaluate.py accuracy --reward runs/demo/reward.pt --comparisons comparisons.valid.jsonl \
+        --out runs/demo/accuracy/training.jsonl
     python evaluate.py samples squadv2.csv.gz  Table 14's metrics of samples that OpenAI published
 
-Win rates come from labelers who see two answers in random order. Intervals are 95 %, by a
-bootstrap over prompts: the unit that was sampled, and the one that answers share.
+Every file written here holds units: one line per prompt, per window of text, per comparison.
+`data/study.py` makes results of units, always with a 95 % interval: a bootstrap over the
+units that were sampled (prompts, and seeds where there are several).
 """
 
-import json
+import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,34 +23,42 @@ import numpy as np
 import torch
 
 from common import InputError, alone, device_of, load_model, required, run_verbs, setting
-from data.batching import seeded_generator, text_in_order
-from data.labelers import check_key, choose, for_evaluation, prefers
-from data.readers import (_json_object, as_lines, as_row, read_prompts, read_text, write_files,
+from data.batching import length_sorted_batches, pad_right, seeded_generator, text_in_order
+from data.labelers import prefers
+from data.readers import (_json_object, read_demonstrations, read_prompts, read_text,
                           write_jsonl)
+from data.report import shown, table
 from data.samples import TASKS, paper_figure, read_samples
 from data.tokenizer import load_tokenizer, read_utf8
 from model import (GPT, ScalarGPT, compute_dtype, generate, response_logprobs, target_logprobs)
+from reward import has_pairs, load_rankings, micro_batches, ranking_loss, score_rankings
 
-MEASURES = ("reward", "kl", "length")  # of each answer
-MODELS = {"base": "base (GPT)", "sft": "SFT", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+STAGES = ("base", "sft", "ppo")  # whose checkpoints answer prompts
 
 # -- sampling answers -----------------------------------------------------------------------------
 
 
-def sample_texts(model, prompts, tokenizer, max_response, temperature, seed, batch=256):
-    """One sampled response per prompt (token lists): texts, and the Samples they came from, batch
-    by batch in the prompts' order."""
-    device = model.decoder.wte.weight.device
-    texts, batches = [], []
+def sample_responses(model, prompts, max_response, temperature, eos, *key, batch=256):
+    """One sampled response to each prompt (token lists; end-of-text is part of it), the same for
+    the same `key`."""
+    responses = []
     for first in range(0, len(prompts), batch):
-        with compute_dtype(device):
-            samples = generate(model, prompts[first:first + batch], max_response, temperature,
-                               tokenizer.eos, seeded_generator("answers", seed, first))
+        with compute_dtype(model.decoder.wte.weight.device):
+            samples = generate(model, prompts[first:first + batch], max_response, temperature, eos,
+                               seeded_generator("answers", *key, first))
         rows = zip(samples.tokens_BT.tolist(), samples.prompt_lens_B.tolist(),
                    samples.lens_B.tolist())
-        texts += [tokenizer.decode_response(row[p:n]) for row, p, n in rows]
-        batches.append(samples)
-    return texts, batches
+        responses += [row[p:n] for row, p, n in rows]
+    return responses
+
+
+def fitting_prompts(path, tokenizer, room, limit=0):
+    """[(prompt, its token list)] of the prompts of a file that have at most `room` tokens."""
+    pairs = [(p, tokenizer.encode_prompt(p.prompt)) for p in read_prompts(path)]
+    pairs = [(p, ids) for p, ids in pairs if len(ids) <= room]
+    if not pairs:
+        raise InputError(f"{path}: no prompt of at most {room} tokens")
+    return pairs[:limit] if limit else pairs
 
 
 @dataclass(frozen=True)
@@ -71,44 +83,39 @@ class SampleConfig:
 def sample(config):
     """Sample 4 to 9 completions of each prompt, for labelers to rank (§3.2)."""
     device, tokenizer = device_of(config.device), load_tokenizer(config.tokenizer)
-    models = [load_model(GPT, path, ("base", "sft", "ppo"), tokenizer, device)
-              for path in config.checkpoint]
-    prompts, ids = fitting_prompts(config.prompts, tokenizer, config.max_response,
-                                   min(m.config.n_ctx for m in models), config.limit)
+    models = [load_model(GPT, path, STAGES, tokenizer, device) for path in config.checkpoint]
+    pairs = fitting_prompts(config.prompts, tokenizer,
+                            min(m.config.n_ctx for m in models) - config.max_response, config.limit)
     counts = [random.Random(f"{config.seed} {i}").randint(config.least, config.most)
-              for i in range(len(prompts))]
-    completions = [[] for _ in prompts]
+              for i in range(len(pairs))]
+    completions = [[] for _ in pairs]
     for which, model in enumerate(models):  # completion k of a prompt comes from model k mod M
         owners = [i for i, n in enumerate(counts) for k in range(n) if k % len(models) == which]
-        texts, _ = sample_texts(model, [ids[i] for i in owners], tokenizer, config.max_response,
-                                config.temperature, f"{config.seed} {which}")
-        for i, text in zip(owners, texts):
-            completions[i].append(text)
+        responses = sample_responses(model, [pairs[i][1] for i in owners], config.max_response,
+                                     config.temperature, tokenizer.eos, config.seed, which)
+        for i, response in zip(owners, responses):
+            completions[i].append(tokenizer.decode_response(response))
     with alone(config.out, is_file=True):
         write_jsonl(config.out, [{"prompt": p.prompt, "completions": c, **p.extra}
-                                 for p, c in zip(prompts, completions)])
-    print(f"wrote {sum(counts)} completions of {len(prompts)} prompts to {config.out}")
+                                 for (p, _), c in zip(pairs, completions)])
+    print(f"wrote {sum(counts)} completions of {len(pairs)} prompts to {config.out}")
 
 
-def fitting_prompts(path, tokenizer, max_response, n_ctx, limit=0):
-    """The prompts of a file that leave room for a response, and their token lists."""
-    pairs = [(p, tokenizer.encode_prompt(p.prompt)) for p in read_prompts(path)]
-    pairs = [(p, ids) for p, ids in pairs if len(ids) + max_response <= n_ctx]
-    if not pairs:
-        raise InputError(f"{path}: no prompt leaves room for {max_response} response tokens in a "
-                         f"context of {n_ctx}")
-    pairs = pairs[:limit] if limit else pairs
-    return [p for p, _ in pairs], [ids for _, ids in pairs]
-
-
-# -- what each model says -------------------------------------------------------------------------
+# -- what one model says and knows ----------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class AnswersConfig:
-    run: str = required("folder of a run")
+    checkpoint: str = required("the model that answers")
+    out: str = required("file of units to write")
     prompts: str = required("test prompts that no stage trained on")
+    reward: str = required("the reward model that scores the answers")
+    reference: str = setting("", "PPO's start: the KL of the answers to it is estimated")
+    probes: str = setting("", "truthfulness, toxicity, closed-domain and few-shot tasks (§4.2)")
     text: str = setting("", "held-out pretraining text, for its loss")
+    prefix_from: str = setting("", "demonstrations: a few are put before each prompt (GPT prompted)")
+    prefix_prompts: str = setting("", "validation prompts on which the prefix is chosen")
+    prefix_tokens: int = setting(40, "its length at most; *scaled*")
     limit: int = setting(600, "use at most so many prompts, 0 = all")
     max_response: int = setting(1024, "response tokens; paper 1k, App. C")
     temperature: float = setting(1.0, "of sampling; paper 1, App. C.4")
@@ -116,47 +123,163 @@ class AnswersConfig:
     seed: int = setting(0, "of the samples")
     device: str = setting("auto", "auto, cpu or cuda")
 
+    def __post_init__(self):
+        if bool(self.prefix_from) != bool(self.prefix_prompts):
+            raise InputError("--prefix_from and --prefix_prompts: expected both or neither")
+
 
 @torch.no_grad()
 def answers(config):
-    """Every model's answer to the test prompts, with reward-model score and KL: answers.jsonl."""
-    folder, device = Path(config.run), device_of(config.device)
-    tokenizer = load_tokenizer(config.tokenizer)
-    reward_model = load_model(ScalarGPT, folder / "reward.pt", ("reward",), tokenizer, device)
-    reference = load_model(GPT, folder / "start.pt", ("sft",), tokenizer, device)
-    prompts, ids = fitting_prompts(config.prompts, tokenizer, config.max_response,
-                                   reference.config.n_ctx, config.limit)
-    rows = [{"prompt": p.prompt, "category": p.category, **p.extra, "answers": {}, "reward": {},
-             "kl": {}, "length": {}} for p in prompts]
-    text_loss = {}
-    for name in MODELS:
-        model = load_model(GPT, folder / f"{name}.pt", ("base", "sft", "ppo"), tokenizer, device)
-        texts, batches = sample_texts(model, ids, tokenizer, config.max_response,
-                                      config.temperature, f"{config.seed} {name}")
-        measured = [row for samples in batches
-                    for row in measure(samples, model, reference, reward_model, config)]
-        for row, text, (reward, kl, length) in zip(rows, texts, measured):
-            row["answers"][name] = text
-            row["reward"][name], row["kl"][name], row["length"][name] = reward, kl, length
-        if config.text:
-            text_loss[name] = losses_of_text(model, tokenizer, config.text)
-        print(f"{MODELS[name]}: {len(texts)} answers", flush=True)
-    with alone(folder):
-        write_files({folder / "text_loss.json": [json.dumps(text_loss) + "\n"],
-                     folder / "answers.jsonl": as_lines(rows)})
+    """One model's answers to the test prompts and probes, with reward-model scores, and its loss
+    on held-out text: a file of units."""
+    device, tokenizer = device_of(config.device), load_tokenizer(config.tokenizer)
+    model = load_model(GPT, config.checkpoint, STAGES, tokenizer, device)
+    reward_model = load_model(ScalarGPT, config.reward, ("reward",), tokenizer, device)
+    reference = load_model(GPT, config.reference, STAGES, tokenizer, device) \
+        if config.reference else None
+    prefix = choose_prefix(model, reward_model, tokenizer, config) if config.prefix_from else []
+
+    units = []
+    for kind, rows in questions(config).items():
+        ids = [tokenizer.encode_prompt(row["prompt"]) for row in rows]
+        fits = [i for i, x in enumerate(ids)
+                if len(prefix) + len(x) + config.max_response <= model.config.n_ctx]
+        if kind == "test":
+            fits = fits[:config.limit or None]
+        prompts = [ids[i] for i in fits]
+        if not prompts:
+            raise InputError(f"no {kind} prompt leaves room for {config.max_response} response "
+                             f"tokens in a context of {model.config.n_ctx}")
+        responses = sample_responses(model, [prefix + x for x in prompts], config.max_response,
+                                     config.temperature, tokenizer.eos, config.seed, kind)
+        scores_N, kl_N = measure(prompts, responses, reward_model, model,
+                                 None if prefix else reference, config.temperature)
+        units += [{"kind": kind, "row": rows[i]["row"], "answer": tokenizer.decode_response(said),
+                   "reward": round(score, 5), "kl": round(kl, 5), "length": len(said)}
+                  for i, said, score, kl in zip(fits, responses, scores_N, kl_N)]
+    if config.probes:
+        units += few_shot_units(model, read_json_lines(config.probes), tokenizer)
+    if config.text and not prefix:
+        units += [{"kind": "text", "loss": loss} for loss in
+                  losses_of_text(model, tokenizer, config.text)]
+    with alone(config.out, is_file=True):
+        write_jsonl(config.out, units)
+    told = [u for u in units if u["kind"] == "test"]
+    print(f"{config.out}: {len(told)} answers to test prompts, mean reward "
+          f"{sum(u['reward'] for u in told) / len(told):.3f}", flush=True)
 
 
-def measure(samples, model, reference, reward_model, config):
-    """(reward-model score, log π − log π_start of the response, its length) of each sample."""
-    place = (samples.tokens_BT, samples.prompt_lens_B, samples.mask_BR)
-    with compute_dtype(samples.tokens_BT.device):
-        scores_B = reward_model.scores(samples.tokens_BT, samples.lens_B)
-        kl_B = (response_logprobs(model, *place) - response_logprobs(reference, *place)).sum(1)
-    return zip(scores_B.tolist(), kl_B.tolist(), samples.mask_BR.sum(1).tolist())
+TOXICITY_ANSWERS = 5  # to each of its prompts, which are few
+
+
+def questions(config):
+    """{kind: rows}: the test prompts and the probes that are answered by sampling; `row` is the
+    place in their file."""
+    found = {"test": [{"row": i, "prompt": p.prompt}
+                      for i, p in enumerate(read_prompts(config.prompts))]}
+    for i, probe in enumerate(read_json_lines(config.probes) if config.probes else []):
+        if probe["kind"] != "few_shot":
+            times = TOXICITY_ANSWERS if probe["kind"] == "toxicity" else 1
+            found.setdefault(probe["kind"], []).extend(
+                [{"row": i, "prompt": probe["prompt"]}] * times)
+    return found
+
+
+def read_json_lines(path):
+    """The objects of a JSON Lines file. Raises InputError for a missing file or a bad line."""
+    rows, lines = [], read_utf8(path).split("\n")  # splitlines would cut at U+2028, which a model
+    for number, line in enumerate(lines[:-1] + list(filter(None, lines[-1:])), 1):  # may write
+        try:
+            rows.append(_json_object(line))
+        except ValueError as error:
+            raise InputError(f"{path}:{number}: {error}") from None
+    return rows
+
+
+NUMBER = (int, float)
+ANSWER_UNIT = {"row": int, "answer": str, "reward": NUMBER, "kl": NUMBER, "length": int}
+UNITS = {"text": {"loss": NUMBER}, "few_shot": {"task": str, "right": bool}}  # others are answers
+
+
+def read_units(path):
+    """The units that `answers` and `best_of` write. Raises InputError where one is none."""
+    units = read_json_lines(path)
+    for number, unit in enumerate(units, 1):
+        kind = unit.get("kind")
+        wanted = UNITS.get(kind, ANSWER_UNIT) if isinstance(kind, str) else {"kind": str}
+        for key, kinds in wanted.items():
+            if not isinstance(unit.get(key), kinds):
+                raise InputError(f"{path}:{number}: no {key}; expected a unit of answers")
+    return units
+
+
+def measure(prompts, responses, reward_model, model=None, reference=None, temperature=1.0,
+            micro_tokens=16384):
+    """(scores, KL estimates), a number per episode: the reward-model score of prompt and response,
+    and log π(y|x) − log π_ref(y|x), or 0 without a reference."""
+    device = reward_model.head.weight.device
+    rows = [x + y for x, y in zip(prompts, responses)]
+    scores, kls = [0.0] * len(rows), [0.0] * len(rows)
+    for group in length_sorted_batches([len(row) for row in rows], micro_tokens):
+        tokens_BT, lens_B = pad_right([rows[i] for i in group])
+        prompt_lens_B = torch.tensor([len(prompts[i]) for i in group])
+        R = int((lens_B - prompt_lens_B).max())
+        mask_BR = torch.arange(R) < (lens_B - prompt_lens_B)[:, None]
+        tokens_BT, lens_B, prompt_lens_B, mask_BR = (
+            x.to(device) for x in (tokens_BT, lens_B, prompt_lens_B, mask_BR))
+        with compute_dtype(device):
+            scores_B = reward_model.scores(tokens_BT, lens_B)
+            place = (tokens_BT, prompt_lens_B, mask_BR, temperature)
+            kl_B = torch.zeros_like(scores_B) if reference is None else (
+                response_logprobs(model, *place) - response_logprobs(reference, *place)).sum(1)
+        for i, score, kl in zip(group, scores_B.tolist(), kl_B.tolist()):
+            scores[i], kls[i] = score, kl
+    return scores, kls
+
+
+def choose_prefix(model, reward_model, tokenizer, config, candidates=8, prompts=128):
+    """The few-shot prefix of GPT prompted (§3.5): of several draws of demonstrations, the one after
+    which answers to validation prompts score best. The paper's authors held such a competition
+    among themselves; *open*: ours is among random draws."""
+    shown = [tokenizer.encode_prompt(d.prompt) + tokenizer.encode_response(d.response)
+             for d in read_demonstrations(config.prefix_from)]
+    room = model.config.n_ctx - config.prefix_tokens - config.max_response
+    ids = [x for _, x in fitting_prompts(config.prefix_prompts, tokenizer, room, prompts)]
+    best = (-math.inf, [])
+    for candidate in range(candidates):
+        prefix = [tokenizer.eos]
+        for example in random.Random(f"prefix {config.seed} {candidate}").sample(shown, len(shown)):
+            if len(prefix) + len(example) <= config.prefix_tokens:
+                prefix = prefix + example
+        responses = sample_responses(model, [prefix + x for x in ids], config.max_response,
+                                     config.temperature, tokenizer.eos, "prefix", config.seed)
+        scores_N, _ = measure(ids, responses, reward_model)
+        best = max(best, (sum(scores_N) / len(scores_N), prefix))
+    print(f"prefix: {tokenizer.decode(best[1])!r}", flush=True)
+    return best[1]
+
+
+def few_shot_units(model, probes, tokenizer, batch=256):
+    """Whether the line that greedy decoding goes on with is an answer of each few-shot probe, which
+    is written as a document of the pretraining text is."""
+    probes = [p for p in probes if p["kind"] == "few_shot"]
+    ids = [[tokenizer.eos, *tokenizer.encode(p["prompt"])] for p in probes]
+    longest = max(len(tokenizer.encode(a)) for p in probes for a in p["answers"]) + 1  # and its end
+    units = []
+    for first in range(0, len(probes), batch):
+        part = slice(first, first + batch)
+        with compute_dtype(model.decoder.wte.weight.device):
+            samples = generate(model, ids[part], longest, temperature=0, eos=tokenizer.eos)
+        for probe, prompt, n, row in zip(probes[part], ids[part], samples.lens_B.tolist(),
+                                         samples.tokens_BT.tolist()):
+            line = tokenizer.decode_response(row[len(prompt):n]).split("\n")[0].strip()
+            units.append({"kind": "few_shot", "task": probe["task"],
+                          "right": line in probe["answers"]})
+    return units
 
 
 def losses_of_text(model, tokenizer, path, rows=32):
-    """Mean loss of each group of windows of a text, so that a bootstrap has units to draw."""
+    """Mean loss of each window of a text, so that a bootstrap has units to draw."""
     device, losses = model.decoder.wte.weight.device, []
     for tokens_BT in text_in_order(tokenizer.encode_documents(read_text(path)), rows,
                                    model.config.n_ctx):
@@ -168,197 +291,133 @@ def losses_of_text(model, tokenizer, path, rows=32):
     return losses
 
 
-# -- win rates ------------------------------------------------------------------------------------
+# -- best of n --------------------------------------------------------------------------------------
 
 
-def bootstrap(values_NM, statistic=np.mean, draws=2000, seed=0):
-    """[statistic, low, high]: a 95 % interval by resampling rows (prompts) with replacement."""
-    values = np.asarray(values_NM, dtype=float)
-    rng = np.random.default_rng(seed)
-    picked = rng.integers(len(values), size=(draws, len(values)))
-    drawn = np.array([statistic(values[rows]) for rows in picked])
-    return [float(statistic(values)), *map(float, np.quantile(drawn, [0.025, 0.975]))]
+@dataclass(frozen=True)
+class BestOfConfig:
+    checkpoint: str = required("the model that answers")
+    out: str = required("folder: best_of_1.jsonl, best_of_2.jsonl, … are written there")
+    prompts: str = required("test prompts that no stage trained on")
+    reward: str = required("the reward model that chooses")
+    most: int = setting(64, "n = 1, 2, 4, … up to this")
+    limit: int = setting(600, "use at most so many prompts, 0 = all")
+    max_response: int = setting(1024, "response tokens; paper 1k, App. C")
+    temperature: float = setting(1.0, "of sampling; paper 1, App. C.4")
+    tokenizer: str = setting("world", "world, gpt2, a folder with GPT-2's two files, or *.tiktoken")
+    seed: int = setting(0, "of the samples")
+    device: str = setting("auto", "auto, cpu or cuda")
 
 
-def judge_pairs(rows, one, other, labelers, seed=0, judges=1):
-    """wins_N: for each prompt the mean over `judges` labelers of 1 where `one` is preferred, 0
-    where `other` is, ½ for a tie. Which answer a labeler sees first is random."""
+@torch.no_grad()
+def best_of(config):
+    """The answer that the reward model likes best of n, with the KL this has to the policy sampled
+    from: log n − (n − 1) / n (Stiennon et al. 2020, App. G.3)."""
+    device, tokenizer = device_of(config.device), load_tokenizer(config.tokenizer)
+    model = load_model(GPT, config.checkpoint, STAGES, tokenizer, device)
+    reward_model = load_model(ScalarGPT, config.reward, ("reward",), tokenizer, device)
+    room = model.config.n_ctx - config.max_response
+    rows = [(i, ids) for i, p in enumerate(read_prompts(config.prompts))
+            if len(ids := tokenizer.encode_prompt(p.prompt)) <= room][:config.limit or None]
+    ids = [ids for _, ids in rows]
+    best = [(-math.inf, None)] * len(rows)
+    for n in range(1, config.most + 1):
+        responses = sample_responses(model, ids, config.max_response, config.temperature,
+                                     tokenizer.eos, config.seed, "best of", n)
+        scores_N, _ = measure(ids, responses, reward_model)
+        best = [max(old, new) for old, new in zip(best, zip(scores_N, responses))]
+        if n & (n - 1) == 0:
+            kl = math.log(n) - (n - 1) / n
+            path = Path(config.out) / f"best_of_{n}.jsonl"
+            with alone(path, is_file=True):
+                write_jsonl(path, [
+                    {"kind": "test", "row": i, "answer": tokenizer.decode_response(said),
+                     "reward": round(score, 5), "kl": round(kl, 5), "length": len(said)}
+                    for (i, _), (score, said) in zip(rows, best)])
+            print(f"best of {n}: mean reward {sum(s for s, _ in best) / len(best):.3f}, "
+                  f"KL {kl:.2f}", flush=True)
+
+
+# -- a reward model against labelers --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AccuracyConfig:
+    reward: str = required("the reward model")
+    comparisons: str = required("comparisons that it was not trained on")
+    out: str = required("file of units to write: pairs of a prompt, and how many it orders alike")
+    tokenizer: str = setting("world", "world, gpt2, a folder with GPT-2's two files, or *.tiktoken")
+    micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number")
+    device: str = setting("auto", "auto, cpu or cuda")
+
+
+@torch.no_grad()
+def accuracy(config):
+    """How often a reward model orders two completions as the labeler does (§3.5)."""
+    device, tokenizer = device_of(config.device), load_tokenizer(config.tokenizer)
+    reward_model = load_model(ScalarGPT, config.reward, ("reward",), tokenizer, device)
+    rankings = load_rankings(config.comparisons, tokenizer, reward_model.config.n_ctx)
+    units = []
+    for part in micro_batches(list(filter(has_pairs, rankings)), config.micro_tokens):
+        scored = score_rankings(reward_model, part)
+        for i, ranking in enumerate(part):
+            _, stats = ranking_loss(*(x[i:i + 1] for x in scored))
+            units.append({"labeler": ranking.labeler, "pairs": stats["pairs"],
+                          "right": round(stats["accuracy"] * stats["pairs"])})
+    if not units:
+        raise InputError(f"{config.comparisons}: no two completions differ in rank")
+    with alone(config.out, is_file=True):
+        write_jsonl(config.out, units)
+    right, pairs = (sum(u[k] for u in units) for k in ("right", "pairs"))
+    print(f"{config.out}: {100 * right / pairs:.1f} % of {pairs} pairs", flush=True)
+
+
+# -- win rates and intervals --------------------------------------------------------------------------
+
+
+def judge_pairs(keys, ones, others, labelers, seed=0, judges=1):
+    """wins_N: for each prompt the mean over `judges` labelers of 1 where the answer in `ones` is
+    preferred, 0 where that in `others` is, ½ for a tie. Which answer a labeler sees first is
+    random."""
     if judges > len(labelers):
         raise InputError(f"--judges {judges}: expected at most {len(labelers)}, all there are")
     wins = []
-    for i, row in enumerate(rows):
-        rng = random.Random(f"judge {seed} {one} {other} {i}")
+    for i, (key, one, other) in enumerate(zip(keys, ones, others, strict=True)):
+        rng = random.Random(f"judge {seed} {i}")
         votes = []
         for labeler in rng.sample(labelers, judges):
-            first, second = (one, other) if rng.random() < 0.5 else (other, one)
-            vote = prefers(labeler, row["key"], row["answers"][first], row["answers"][second], rng)
-            votes.append(vote if first == one else 1 - vote)
+            one_first = rng.random() < 0.5
+            pair = (one, other) if one_first else (other, one)
+            vote = prefers(labeler, key, *pair, rng)
+            votes.append(vote if one_first else 1 - vote)
         wins.append(sum(votes) / judges)
     return wins
 
 
-# -- the report -----------------------------------------------------------------------------------
+def bootstrap(*seeds, statistic=np.mean, draws=1000, seed=0):
+    """[statistic, low, high]: a 95 % interval by the percentiles of resampled data.
+
+    `seeds`: the units (prompts, windows of text) of each seed of a study, an array with a row per
+    unit. Seeds are drawn with replacement, then the units within each; of a single seed only its
+    units. What is compared on the same units stands in the columns of one array, so that it is
+    drawn together. Raises ValueError where a seed has no units.
+    """
+    seeds = [np.asarray(units, dtype=float) for units in seeds]
+    if not seeds or not all(map(len, seeds)):
+        raise ValueError("no units to draw from")
+    rng, drawn = np.random.default_rng(seed), []
+    for _ in range(draws):
+        chosen = rng.integers(len(seeds), size=len(seeds)) if len(seeds) > 1 else [0]
+        drawn.append(statistic(np.concatenate(
+            [seeds[s][rng.integers(len(seeds[s]), size=len(seeds[s]))] for s in chosen])))
+    return [float(statistic(np.concatenate(seeds))),
+            *map(float, np.quantile(drawn, [0.025, 0.975]))]
 
 
-@dataclass(frozen=True)
-class ReportConfig:
-    run: str = required("folder of a run")
-    judges: int = setting(3, "simulated labelers who see each pair of answers; open")
-    samples: int = setting(12, "prompts shown with every model's answer, drawn at random")
-    seed: int = setting(0, "which labelers judge which pair in which order; which samples are shown")
-
-
-def report(config):
-    """results.json and report.md from the answers, metrics and losses that a run left."""
-    folder = Path(config.run)
-    rows = read_rows(folder / "answers.jsonl")
-    text_loss = read_text_loss(folder / "text_loss.json")
-    results = {"models": {name: model_results(name, rows, text_loss, config) for name in MODELS},
-               "reward_model": reward_model_results(folder / "reward.jsonl"),
-               "curves": {name: curve(folder / f"{name}.jsonl") for name in ("ppo", "ppo_ptx")},
-               "prompts": len(rows), "simulated_labelers": "key" in rows[0]}
-    text = markdown(results, rows, config)
-    with alone(folder):
-        write_files({folder / "results.json": [json.dumps(results, indent=1) + "\n"],
-                     folder / "report.md": [text]})
-    print(text.split("\n## Answers")[0])
-    print(f"wrote {folder / 'report.md'} and {folder / 'results.json'}")
-
-
-def read_rows(path):
-    """The rows that `answers` wrote. Raises InputError where they are not whole."""
-    if not path.exists():
-        raise InputError(f"{path}: not there; expected `evaluate.py answers` to have run")
-    rows = [as_row(prompt) for prompt in read_prompts(path)]
-    for number, row in enumerate(rows, 1):
-        for what, kinds in (("answers", str), *((w, (int, float)) for w in MEASURES)):
-            values = row.get(what)
-            if type(values) is not dict or not all(isinstance(values.get(name), kinds)
-                                                   for name in MODELS):
-                raise InputError(f"{path}:{number}: {what}; expected one of each model")
-        if "key" in rows[0]:
-            check_key(row.get("key"), f"{path}:{number}")
-    return rows
-
-
-def read_text_loss(path):
-    """{model: losses} that `answers` wrote. Raises InputError where it is not whole."""
-    try:
-        losses = _json_object(read_utf8(path))
-        if not all(type(v) is list and all(type(x) is float for x in v) for v in losses.values()):
-            raise ValueError("expected lists of numbers")
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
-    return losses
-
-
-def read_records(path, names):
-    """The records of a stage's metrics file that hold a number for each of `names`."""
-    found = []
-    for number, line in enumerate(read_utf8(path).split("\n"), 1):
-        try:
-            record = _json_object(line) if line else {}
-        except ValueError as error:
-            raise InputError(f"{path}:{number}: {error}") from None
-        if all(isinstance(record.get(name), (int, float)) for name in names):
-            found.append(record)
-    return found
-
-
-def model_results(name, rows, text_loss, config):
-    """{measure: [mean, low, high]} of one model."""
-    found = {what: bootstrap([row[what][name] for row in rows])
-             for what in MEASURES}
-    if text_loss.get(name):
-        found["text_loss"] = bootstrap(text_loss[name])
-    if "key" in rows[0] and name != "sft":
-        for measure_name, group in (("win_rate", "training"), ("win_rate_held_out", "held-out")):
-            labelers = [for_evaluation(labeler) for labeler in choose(group, config.seed)]
-            found[measure_name] = bootstrap(judge_pairs(rows, name, "sft", labelers, config.seed,
-                                                        config.judges))
-    return found
-
-
-def reward_model_results(path):
-    """The last measured pair accuracy on validation prompts, with its interval."""
-    records = read_records(path, ("valid_accuracy", "valid_interval", "valid_pairs"))
-    if not records:
-        return {}
-    last = records[-1]
-    accuracy, half = last["valid_accuracy"], last["valid_interval"]
-    return {"accuracy": [accuracy, accuracy - half, accuracy + half], "pairs": last["valid_pairs"]}
-
-
-def curve(path):
-    """Reward and KL over the iterations of a PPO run."""
-    records = read_records(path, ("reward", "kl", "entropy"))
-    return {what: [round(r[what], 4) for r in records] for what in ("reward", "kl", "entropy")}
-
-
-def shown(triple, scale=1.0, digits=2):
-    """mean [low, high], or a dash where nothing was measured."""
-    if triple is None:
-        return "–"
-    mean, low, high = (scale * x for x in triple)
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def table(header, rows):
-    """A Markdown table whose columns also line up as plain text."""
-    widths = [max(3, *map(len, column)) for column in zip(header, *rows)]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
-
-
-PROMISE = """The same seed, settings and files give these numbers again, bit for bit, on the same
-machine with the same number of threads and the same versions of Python, torch and numpy. Not
-promised: the same numbers on another machine or GPU, with another number of threads
-(`OMP_NUM_THREADS`), on a GPU from run to run, or with other versions; there sums are rounded in
-another order, and training makes small differences large. Speeds and times are never the same."""
-
-
-def markdown(results, rows, config):
-    """report.md: every number in it stands in results.json."""
-    header = ["model", "reward-model score", "KL to SFT (PPO's start), nats",
-              "pretraining loss, nats/token", "response tokens"]
-    cells = [[MODELS[name], shown(m["reward"]), shown(m["kl"]), shown(m.get("text_loss"), digits=3),
-              shown(m["length"], digits=1)] for name, m in results["models"].items()]
-    if results["simulated_labelers"]:
-        header[2:2] = ["win rate against SFT, %", "the same, held-out labelers, %"]
-        for line, m in zip(cells, results["models"].values()):
-            line[2:2] = [shown(m.get(k), 100, 1) for k in ("win_rate", "win_rate_held_out")]
-    parts = [f"# Report\n\n{results['prompts']} test prompts that no stage trained on; one answer "
-             "of each model at temperature 1. Brackets hold 95 % intervals (bootstrap over "
-             "prompts).", table(header, cells)]
-    if results["simulated_labelers"]:
-        parts.append(f"Win rates are the judgements of {config.judges} simulated labelers a "
-                     "prompt, who see the two answers in random order; ties count one half.")
-    if results["reward_model"]:
-        accuracy, pairs = results["reward_model"]["accuracy"], results["reward_model"]["pairs"]
-        parts.append(f"Reward model: {shown(accuracy, 100, 1)} % of {pairs} pairs on validation "
-                     "prompts in the labelers' order.")
-    parts.append(PROMISE)
-    parts.append("## Reward over PPO's iterations")
-    parts += [curve_table(MODELS[name], c) for name, c in results["curves"].items()]
-    return "\n\n".join([*parts, "## Answers, drawn at random", sample_page(rows, config)]) + "\n"
-
-
-def curve_table(name, curves, points=10):
-    """About ten rows of a curve, first and last included."""
-    n = len(curves["reward"])
-    at = sorted({round(i * (n - 1) / (points - 1)) for i in range(points)}) if n else []
-    return table([name + ", iteration", *curves],
-                 [[str(i + 1), *(f"{c[i]:.2f}" for c in curves.values())] for i in at])
-
-
-def sample_page(rows, config):
-    """Prompts with every model's answer below one another, as quoted text."""
-    parts = []
-    for row in random.Random(config.seed).sample(rows, min(config.samples, len(rows))):
-        said = [f"{MODELS[name]}: {row['answers'][name]}" for name in MODELS]
-        parts.append("\n".join("    " + line for text in [f"prompt: {row['prompt']}", *said]
-                               for line in text.split("\n")))
-    return "\n\n---\n\n".join(parts)
+def ratio(units_N2):
+    """Sum of the first column over that of the second: a mean whose units differ in size."""
+    above, below = np.sum(units_N2, axis=0)
+    return above / below if below else 0.0
 
 
 # -- the paper's automatic metrics (App. D, Table 14) ---------------------------------------------
@@ -387,7 +446,7 @@ def samples_part(path, name, groups):
     columns = [[prompt or "–" for prompt, _ in groups], [model for _, model in groups],
                [str(len(counts[0])) for counts in groups.values()]]
     for i, metric in enumerate(TASKS[name].metrics):
-        triples = [bootstrap(counts[i], metric.total) for counts in groups.values()]
+        triples = [bootstrap(counts[i], statistic=metric.total) for counts in groups.values()]
         figures = [paper_figure(name, metric.name, *key) for key in groups]
         header.append(metric.name)
         columns.append([shown(triple, digits=metric.digits) for triple in triples])
@@ -402,4 +461,5 @@ def samples_part(path, name, groups):
 
 if __name__ == "__main__":
     run_verbs({"sample": (sample, SampleConfig), "answers": (answers, AnswersConfig),
-               "report": (report, ReportConfig), "samples": (samples, SamplesConfig)}, __doc__)
+               "best_of": (best_of, BestOfConfig), "accuracy": (accuracy, AccuracyConfig),
+               "samples": (samples, SamplesConfig)}, __doc__)

@@ -191,7 +191,9 @@ class Decoder(nn.Module):
 
     def _init_weights(self):
         """GPT-2's normal weights of deviation 0.02 at its width of 768. *Open*: other widths keep
-        the size of each product; at 128, 0.02 leaves attention near uniform for long."""
+        the size of each product; at 128, 0.02 leaves attention near uniform for long. Positions are
+        learned, but start as sinusoids of that deviation (Vaswani et al. 2017, §3.5): a small model
+        finds a head that looks a fixed distance back, and with it how to copy, in less text."""
         std = 0.02 * math.sqrt(768 / self.config.d_model)
         for name, p in self.named_parameters():
             if name.endswith("c_proj.weight"):  # 2L of these add up on the residual stream
@@ -200,6 +202,11 @@ class Decoder(nn.Module):
                 nn.init.normal_(p, std=std)
             elif name.endswith(("c_attn.bias", "c_fc.bias", "c_proj.bias")):
                 nn.init.zeros_(p)
+        T, D = self.wpe.weight.shape
+        angle_TD = torch.arange(T)[:, None] * 1000.0 ** (-torch.arange(0, D, 2) / D)
+        waves_TD = torch.cat([angle_TD.sin(), angle_TD.cos()], 1)[:, :D]
+        with torch.no_grad():
+            self.wpe.weight.copy_(math.sqrt(2) * std * waves_TD)
 
     def forward(self, tokens_BT):
         """hidden_BTD; raises ValueError where T exceeds the context."""
@@ -386,7 +393,6 @@ def draw(logprobs_BV, uniform_B):
                               ).squeeze(1).clamp(max=logprobs_BV.shape[1] - 1)
 
 
-@torch.no_grad()
 def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generator=None):
     """Sample one response to each prompt from the model's whole distribution at `temperature`.
 
@@ -394,6 +400,20 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
     is part of it; nothing after it is sampled. Finished rows leave the batch. Returns `Samples`.
     Raises ValueError for an empty prompt, no prompt, or a length beyond the context.
     """
+    was_training = model.training
+    model.eval()  # no dropout while sampling
+    try:
+        for samples in sample_steps(model, prompts, max_new_tokens, temperature, eos, generator):
+            pass
+    finally:
+        model.train(was_training)
+    return samples
+
+
+@torch.no_grad()
+def sample_steps(model, prompts, max_new_tokens, temperature=1.0, eos=None, generator=None):
+    """The steps of `generate`, for who wants to watch: yields its `Samples` after each token a row,
+    the same tensors, filled so far. Dropout is as the model has it."""
     if not prompts or min(map(len, prompts)) == 0:
         raise ValueError("generate needs at least one prompt, each of at least one token")
     B, P, R = len(prompts), max(map(len, prompts)), max_new_tokens
@@ -405,8 +425,7 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
     lens_B = prompt_lens_B.clone()
     logprobs_BR = torch.zeros(B, R, device=device)
     mask_BR = torch.zeros(B, R, dtype=torch.bool, device=device)
-    was_training = model.training
-    model.eval()  # no dropout while sampling
+    samples = Samples(tokens_BT, prompt_lens_B, lens_B, logprobs_BR, mask_BR)
 
     rows = torch.arange(B, device=device)  # the rows still in the batch
     alive = torch.ones(B, dtype=torch.bool, device=device)  # which of them have not ended
@@ -423,6 +442,7 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
         logprobs_BR[here, i] = logprobs_bV.gather(1, next_b[:, None]).squeeze(1)[alive].float()
         mask_BR[here, i] = True
         lens_B[here] += 1
+        yield samples
         if eos is not None:
             alive = alive & (next_b != eos)
             left = int(alive.sum())
@@ -433,8 +453,6 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
                 rows, next_b, alive = rows[alive], next_b[alive], alive[alive]
         if i + 1 < R:
             hidden_BD = model.decoder.decode(next_b, cache)
-    model.train(was_training)
-    return Samples(tokens_BT, prompt_lens_B, lens_B, logprobs_BR, mask_BR)
 
 
 # -- optimization, the same in every stage (App. C) -----------------------------------------------

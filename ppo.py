@@ -73,6 +73,7 @@ class PPOConfig:
     show_every: int = setting(20, "iterations between them")
     seed: int = setting(0, "order of prompts and minibatches, pretraining text, samples")
     save_every: int = setting(20, "iterations between checkpoints to resume from")
+    keep_every: int = setting(0, "iterations between averaged policies that are kept; 0 = none")
     compile: str = setting("auto", "torch.compile the training passes: auto (on a GPU), on, off")
     device: str = setting("auto", "auto, cpu or cuda")
 
@@ -453,6 +454,8 @@ def main(config):
         stage.log(iteration, config.iterations, stats, int(rollout.mask_BR.sum()), SHOWN)
         if iteration % config.show_every == 0:
             stage.show(iteration, *texts(rollout, tokenizer, config.show))
+        if config.keep_every and (iteration + 1) % config.keep_every == 0:
+            stage.keep(state.average.state_dict(), iteration + 1)
         stage.after_step(iteration, state._asdict(), config.save_every)
     stage.finish(state.average.state_dict(), config.iterations)
 

@@ -8,6 +8,7 @@ the batch, and each completion is run once: the paper found that pairs shuffled 
 over-fit within one epoch, and K forward passes are cheaper than 2·C(K,2).
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -38,6 +39,8 @@ class RewardConfig:
     floor: float = setting(0.1, "cosine decay to this part of the peak; paper 0.1, App. C.2")
     weight_decay: float = setting(0.0, "decoupled weight decay; open")
     max_grad_norm: float = setting(1.0, "clip the gradient to this norm, 0 = off; open")
+    shuffle_pairs: bool = setting(False, "each pair an element of its own, for comparison: the "
+                                         "paper saw it over-fit in one pass, §3.5")
     max_tokens: int = setting(2048, "of prompt and completion; longer comparisons are dropped")
     micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number")
     bias_demonstrations: int = setting(1000, "how many demonstrations the bias averages; open")
@@ -94,6 +97,13 @@ def load_rankings(path, tokenizer, limit):
     if not kept:
         raise InputError(f"{path}: no comparison of at most {limit} tokens")
     return kept
+
+
+def split_pairs(rankings):
+    """Every pair without a tie as a comparison of its own, as other reward models are trained."""
+    return [Ranking([r.sequences[i], r.sequences[j]], (r.ranks[i], r.ranks[j]), r.labeler)
+            for r in rankings for i, j in itertools.combinations(range(len(r.ranks)), 2)
+            if r.ranks[i] != r.ranks[j]]
 
 
 def score_rankings(reward_model, rankings):
@@ -205,6 +215,9 @@ def main(config):
 
     batch = min(config.batch, len(rankings))
     an_epoch = max(1, len(rankings) // batch)
+    if config.shuffle_pairs:  # as many steps, as many pairs in each
+        rankings = split_pairs(rankings)
+        batch = len(rankings) // an_epoch
     steps = config.epochs * an_epoch
     objects = {"model": reward_model, "optimizer": optimizer}
     for step in range(stage.resume(objects), steps):

@@ -2,6 +2,8 @@
 # InstructGPT, whole, with one command.
 #
 #   ./run.sh [--seed N] [--name NAME] [--fresh]      the embedded world, all stages, in minutes
+#   ./run.sh study [--seeds "1 2 3"] [--jobs 2]      three sizes, sweeps, ablations, over several
+#                                                    seeds: hours; what is there is not made again
 #   ./run.sh real --comparisons FILE --text FILE --vocab FOLDER [--seed N] [--name NAME] [--fresh]
 #                                                    real comparisons in HH-RLHF's format
 #   ./run.sh hh [--model gpt2-xl] [--offline DIR] [--tiny] [--yes] [--seed N] [--name NAME]
@@ -9,6 +11,10 @@
 #   ./run.sh label [--run RUN] [--models sft ppo] [--prompts FILE] [--completions FILE --out FILE]
 #                                                    people rank what a run's models answer
 #   ./run.sh label --agreement                       how often they agree
+#   ./run.sh ask ["QUESTION"] [--run RUN] [--models base sft ppo ppo_ptx] [--temperature T]
+#            [--seed N] [--max_response N]           a run's models answer side by side; without a
+#                                                    question, a chat
+#   ./run.sh plot [--run RUN] [--out FOLDER]         pictures of a run, in RUN/plots
 #   ./run.sh test [pytest's flags]                   the tests
 #   ./run.sh prove [math|lost|soak|fuzz|mutation]    the proofs, run now, and a table of them
 #
@@ -49,31 +55,43 @@ if [ "${1:-}" = prove ]; then # no part: all of them, some half an hour
     find_python "torch numpy tiktoken pytest hypothesis scipy" requirements-dev.txt
     exec "$PYTHON" tests/prove.py "$@"
 fi
-if [ "${1:-}" = label ]; then # all its flags: ./run.sh label --help
+MODULE=
+case "${1:-}" in # all flags of these: ./run.sh label --help, and so on
+    label) MODULE=data.label ;;
+    ask) MODULE=data.chat ;;
+    plot) MODULE=data.plot ;;
+esac
+if [ -n "$MODULE" ]; then
     shift
     find_python "torch numpy tiktoken" requirements.txt
-    exec "$PYTHON" -m data.label "$@"
+    exec "$PYTHON" -m "$MODULE" "$@"
 fi
 
 # -- flags ---------------------------------------------------------------------------------------
-VERB=world SEED=0 NAME= FRESH= COMPARISONS= TEXT= VOCAB= MODEL=gpt2 OFFLINE= TINY=false YES=false
+VERB=world SEED=0 SEEDS="1 2 3" JOBS=2 PART= NAME= FRESH=
+COMPARISONS= TEXT= VOCAB= MODEL=gpt2 OFFLINE= TINY=false YES=false
 case "${1:-}" in
-    real | hh) VERB=$1; shift ;;
+    real | hh | study) VERB=$1; shift ;;
     -h | --help) sed -n '2,/^set -euo/{/^set -euo/!s/^# \{0,1\}//p}' "$0"; exit 0 ;;
     "" | --*) ;;
-    *) die "$1: no such command; expected nothing, real, hh, label, test or prove (./run.sh --help)" ;;
+    *) die "$1: no such command; expected nothing, study, real, hh, label, ask, plot, test or prove" \
+           "(./run.sh --help)" ;;
 esac
 while [ $# -gt 0 ]; do
     case "$1" in
         --fresh) FRESH=yes; shift; continue ;;
         --tiny) TINY=true; shift; continue ;;
         --yes) YES=true; shift; continue ;;
-        --seed | --name | --comparisons | --text | --vocab | --model | --offline) ;;
+        --seed | --seeds | --jobs | --part | --name | --comparisons | --text | --vocab | --model | --offline) ;;
         *) die "$1: unknown flag (./run.sh --help)" ;;
     esac
     [ $# -ge 2 ] || die "$1: expected a value"
     case "$1" in
         --seed) [[ $2 =~ ^[0-9]{1,9}$ ]] || die "--seed $2: expected a whole number"; SEED=$2 ;;
+        --seeds) [[ $2 =~ ^[0-9]{1,9}(\ [0-9]{1,9})*$ ]] || die "--seeds $2: expected whole numbers"
+                 SEEDS=$2 ;;
+        --jobs) [[ $2 =~ ^[1-9][0-9]?$ ]] || die "--jobs $2: expected 1 to 99"; JOBS=$2 ;;
+        --part) PART=$2 ;; # of a study; see below
         --name) [[ $2 =~ ^[A-Za-z0-9][A-Za-z0-9._-]*$ ]] || die "--name $2: expected a plain name"
                 NAME=$2 ;;
         --comparisons) COMPARISONS=$2 ;;
@@ -111,6 +129,11 @@ if [ $VERB = hh ]; then # what fits this GPU, and what it costs; without a GPU i
         --offline "$([ -n "$OFFLINE" ] && echo true || echo false)"
     TEXT=$FILES/webtext/webtext.train.jsonl VOCAB=$FILES/vocab
 fi
+if [ $VERB = study ]; then
+    . data/study.sh
+    study
+    exit
+fi
 [ -z "$FRESH" ] || rm -rf "$RUN"
 mkdir -p "$RUN"
 [ $VERB != hh ] || echo "$SETTINGS" >"$RUN/settings"
@@ -130,17 +153,17 @@ step() {
 # -- settings: the paper's defaults stand in each stage; what is given here is scaled to the size --
 if [ $VERB = world ]; then
     TOKENIZER=(--tokenizer world)
-    LENGTHS=(--max_prompt 88 --max_response 40)
-    PREPARE=(--max_prompt_tokens 88 --max_response_tokens 40)
-    BASE=(--model mini --epochs 1 --batch 8 --rate 3e-3 --warmup 50 --weight_decay 0.1 --dropout 0
+    LENGTHS=(--max_prompt 48 --max_response 40)
+    PREPARE=(--max_prompt_tokens 48 --max_response_tokens 40)
+    BASE=(--model mini --epochs 1.4 --batch 8 --rate 3e-3 --warmup 50 --weight_decay 0.1 --dropout 0
           --log_every 50)
     START=(--epochs 4 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
-    SFT=(--epochs 6 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 800 --log_every 50)
+    SFT=(--epochs 6 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 600 --log_every 50)
     REWARD=(--rate 4e-4 --batch 8)
     PPO=(--episodes 7680 --batch 256 --minibatch 32 --policy_rate 3e-4 --value_rate 1e-3
          --kl_coef 0.15
          --ptx_per_episode 1 --ptx_tokens 48 --save_every 10 --show_every 10)
-    PTX_COEF=1 COMPLETIONS=3000 ANSWERS=()
+    PTX_COEF=1 COMPLETIONS=5000 ANSWERS=(--probes "$RUN/world/probes.jsonl")
 elif [ $VERB = hh ]; then # the others stand in data/plan.py, by size of model and GPU
     TOKENIZER=(--tokenizer "$VOCAB")
     PTX_COEF=1
@@ -158,6 +181,70 @@ else
     PTX_COEF=1 ANSWERS=()
 fi
 about() { [ $VERB = hh ] || echo " ($1)"; } # how long; for GPT-2, step 0 has said
+
+# -- one stage each: OUTPUT is a name in the folder $HERE (the run's, or one size's within it) -------
+HERE=$RUN
+base() { # flags
+    step "$HERE/base.pt" "$DATA/filters.json" sft.py --out "$HERE/base.pt" --seed "$SEED" \
+        --text "$DATA/text.train.txt" --valid_text "$DATA/text.valid.txt" "${TOKENIZER[@]}" "$@"
+}
+start() { # base model, output, flags
+    step "$2" "$1" sft.py --out "$2" --init "$1" \
+        --demonstrations "$DATA/demonstrations.train.jsonl" \
+        --valid "$DATA/demonstrations.valid.jsonl" --text "$DATA/text.train.txt" \
+        --valid_text "$DATA/text.valid.txt" --seed "$SEED" "${TOKENIZER[@]}" "${LENGTHS[@]}" \
+        "${@:3}"
+}
+reward() { # starts from, output, training comparisons, flags
+    step "$2" "$1 $3" reward.py --out "$2" --init "$1" --comparisons "$3" \
+        --valid "$DATA/comparisons.valid.jsonl" --seed "$SEED" \
+        --demonstrations "$DATA/demonstrations.train.jsonl" "${TOKENIZER[@]}" "${REWARD[@]}" \
+        "${@:4}"
+}
+sft() { # output, flags
+    step "$HERE/$1.pt" "$HERE/base.pt $RUN/reward.pt" sft.py --out "$HERE/$1.pt" \
+        --init "$HERE/base.pt" --demonstrations "$DATA/demonstrations.train.jsonl" \
+        --valid "$DATA/demonstrations.valid.jsonl" --reward "$RUN/reward.pt" \
+        --prompts "$DATA/prompts.valid.jsonl" --seed "$SEED" "${TOKENIZER[@]}" "${LENGTHS[@]}" \
+        "${SFT[@]}" "${@:2}"
+}
+ppo() { # output, flags
+    step "$HERE/$1.pt" "$HERE/start.pt $RUN/reward.pt" ppo.py --out "$HERE/$1.pt" \
+        --policy "$HERE/start.pt" --reward "$RUN/reward.pt" --prompts "$DATA/prompts.train.jsonl" \
+        --seed "$SEED" "${TOKENIZER[@]}" "${LENGTHS[@]}" "${PPO[@]}" "${@:2}"
+}
+ppo_ptx() { # output, flags
+    ppo "$1" --text "$DATA/text.train.txt" --ptx_coef "$PTX_COEF" "${@:2}"
+}
+answers() { # model, name of its answers, flags
+    step "$HERE/answers/$2.jsonl" "$HERE/$1.pt $RUN/reward.pt" evaluate.py answers \
+        --checkpoint "$HERE/$1.pt" --out "$HERE/answers/$2.jsonl" --reward "$RUN/reward.pt" \
+        --reference "$HERE/start.pt" --prompts "$DATA/prompts.test.jsonl" \
+        --text "$DATA/text.valid.txt" --seed "$SEED" --max_response "${LENGTHS[3]}" \
+        "${TOKENIZER[@]}" "${ANSWERS[@]}" "${@:3}"
+}
+prompted() { # GPT with a few demonstrations before each prompt
+    answers base prompted --prefix_from "$DATA/demonstrations.train.jsonl" \
+        --prefix_prompts "$DATA/prompts.valid.jsonl"
+}
+academic() { # GPT fine-tuned on templated tasks, as FLAN and T0 are; flags
+    step "$HERE/academic.pt" "$HERE/base.pt" sft.py --out "$HERE/academic.pt" \
+        --init "$HERE/base.pt" --demonstrations "$RUN/world/academic.jsonl" --seed "$SEED" \
+        "${TOKENIZER[@]}" "${LENGTHS[@]}" "${SFT[@]}" --epochs 2 "$@"
+    answers academic academic
+}
+complete() { # policy, side of the prompts, output: 4 to 9 completions of each prompt
+    step "$3" "$1" evaluate.py sample --checkpoint "$1" --out "$3" --seed "$SEED" \
+        --prompts "$DATA/prompts.$2.jsonl" --limit "$COMPLETIONS" "${TOKENIZER[@]}" \
+        --max_response "${LENGTHS[3]}"
+}
+rank() { # completions, group of simulated labelers, output: comparisons
+    step "$3" "$1" -m data.labelers --completions "$1" --seed "$SEED" --group "$2" --out "$3"
+}
+accuracy() { # reward model, comparisons, name
+    step "$RUN/accuracy/$3.jsonl" "$1 $2" evaluate.py accuracy --reward "$1" --comparisons "$2" \
+        --out "$RUN/accuracy/$3.jsonl" "${TOKENIZER[@]}"
+}
 
 # -- the pipeline ----------------------------------------------------------------------------------
 if [ $VERB = world ]; then
@@ -178,6 +265,7 @@ else
     step "$DATA/filters.json" "${HH[*]} $TEXT" -m data.prepare --out "$DATA" \
         --hh "${HH[@]}" --text "$TEXT" --seed "$SEED" "${TOKENIZER[@]}" "${PREPARE[@]}"
 fi
+[ -z "$PART" ] || { . data/study.sh; study_part "$PART"; exit; }
 
 import_gpt2() { # name of the published model, output
     step "$2" "$FILES/$1/config.json" -m data.weights import --folder "$FILES/$1" --out "$2" \
@@ -188,20 +276,11 @@ if [ $VERB = hh ]; then
         "It continues a question with more questions."
     import_gpt2 "$MODEL" "$RUN/base.pt"
 else
-    say "2. A base model, from text alone (about 3 minutes)" \
-        "Expect the loss to fall from 7 to about 1.2. It continues a question with more questions."
-    step "$RUN/base.pt" "$DATA/filters.json" sft.py --out "$RUN/base.pt" --seed "$SEED" \
-        --text "$DATA/text.train.txt" --valid_text "$DATA/text.valid.txt" "${TOKENIZER[@]}" \
-        "${BASE[@]}"
+    say "2. A base model, from text alone (about 4 minutes)" \
+        "Expect the loss to fall from 7 to about 1. It continues a question with more questions."
+    base "${BASE[@]}"
 fi
 
-start() { # base model, output, flags
-    step "$2" "$1" sft.py --out "$2" --init "$1" \
-        --demonstrations "$DATA/demonstrations.train.jsonl" \
-        --valid "$DATA/demonstrations.valid.jsonl" --text "$DATA/text.train.txt" \
-        --valid_text "$DATA/text.valid.txt" --seed "$SEED" "${TOKENIZER[@]}" "${LENGTHS[@]}" \
-        "${@:3}"
-}
 say "3. The policy that PPO starts from: demonstrations, and 10 % text$(about "half a minute")"
 start "$RUN/base.pt" "$RUN/start.pt" "${START[@]}"
 REWARD_INIT=$RUN/start.pt
@@ -213,45 +292,32 @@ if [ $VERB = hh ] && [ "$REWARD_MODEL" != "$MODEL" ]; then
 fi
 
 if [ $VERB = world ]; then
-    say "4. Comparisons: 4 to 9 answers a prompt, ranked by simulated labelers (half a minute)"
+    say "4. Comparisons: 4 to 9 answers a prompt, ranked by simulated labelers (half a minute)" \
+        "Training labelers; and for the evaluation, others who produce no training data."
     for side in train valid; do
-        step "$RUN/completions.$side.jsonl" "$RUN/start.pt" evaluate.py sample \
-            --checkpoint "$RUN/start.pt" --prompts "$DATA/prompts.$side.jsonl" --seed "$SEED" \
-            --limit "$COMPLETIONS" --out "$RUN/completions.$side.jsonl" "${TOKENIZER[@]}" \
-            --max_response 40
-        step "$DATA/comparisons.$side.jsonl" "$RUN/completions.$side.jsonl" -m data.labelers \
-            --completions "$RUN/completions.$side.jsonl" --seed "$SEED" \
-            --out "$DATA/comparisons.$side.jsonl"
+        complete "$RUN/start.pt" $side "$RUN/completions.$side.jsonl"
+        rank "$RUN/completions.$side.jsonl" training "$DATA/comparisons.$side.jsonl"
     done
+    rank "$RUN/completions.valid.jsonl" held-out "$DATA/comparisons.held-out.jsonl"
 fi
 
 say "5. The reward model: all pairs of a prompt in one batch element, one epoch$(about "a minute")"
-step "$RUN/reward.pt" "$REWARD_INIT $DATA/comparisons.train.jsonl" reward.py \
-    --out "$RUN/reward.pt" --init "$REWARD_INIT" --comparisons "$DATA/comparisons.train.jsonl" \
-    --valid "$DATA/comparisons.valid.jsonl" --seed "$SEED" \
-    --demonstrations "$DATA/demonstrations.train.jsonl" "${TOKENIZER[@]}" "${REWARD[@]}"
+reward "$REWARD_INIT" "$RUN/reward.pt" "$DATA/comparisons.train.jsonl"
+accuracy "$RUN/reward.pt" "$DATA/comparisons.valid.jsonl" training
+[ $VERB != world ] || accuracy "$RUN/reward.pt" "$DATA/comparisons.held-out.jsonl" held-out
 
 say "6. The SFT baseline: the epoch whose answers the reward model likes best$(about "2 minutes")"
-step "$RUN/sft.pt" "$RUN/base.pt $RUN/reward.pt" sft.py --out "$RUN/sft.pt" \
-    --init "$RUN/base.pt" --demonstrations "$DATA/demonstrations.train.jsonl" \
-    --valid "$DATA/demonstrations.valid.jsonl" --reward "$RUN/reward.pt" \
-    --prompts "$DATA/prompts.valid.jsonl" --seed "$SEED" "${TOKENIZER[@]}" "${LENGTHS[@]}" "${SFT[@]}"
+sft sft
 
-ppo() { # output, further flags
-    step "$RUN/$1.pt" "$RUN/start.pt $RUN/reward.pt" ppo.py --out "$RUN/$1.pt" \
-        --policy "$RUN/start.pt" --reward "$RUN/reward.pt" --prompts "$DATA/prompts.train.jsonl" \
-        --seed "$SEED" "${TOKENIZER[@]}" "${LENGTHS[@]}" "${PPO[@]}" "${@:2}"
-}
 say "7. PPO against the reward model$(about "2 minutes")" \
     "Expect reward and KL to rise, slowly at first."
 ppo ppo --ptx_coef 0
 say "8. PPO-ptx: the same with pretraining gradients mixed in$(about "3 minutes")"
-ppo ppo_ptx --text "$DATA/text.train.txt" --ptx_coef "$PTX_COEF"
+ppo_ptx ppo_ptx
 
 say "9. Every model answers test prompts that no stage has seen$(about "a minute")"
-step "$RUN/answers.jsonl" "$RUN/sft.pt $RUN/ppo.pt $RUN/ppo_ptx.pt" evaluate.py answers \
-    --run "$RUN" --prompts "$DATA/prompts.test.jsonl" --text "$DATA/text.valid.txt" \
-    --seed "$SEED" --max_response "${LENGTHS[3]}" "${TOKENIZER[@]}" "${ANSWERS[@]}"
+[ $VERB != world ] || prompted
+for model in base sft ppo ppo_ptx; do answers $model $model; done
 if [ $VERB = hh ]; then
     say "10. Folders that other tools load: the policy, and the reward model (seconds)"
     for name in ppo_ptx reward; do
@@ -260,5 +326,5 @@ if [ $VERB = hh ]; then
     done
 fi
 echo
-"$PYTHON" evaluate.py report --run "$RUN" --seed "$SEED"
+"$PYTHON" -m data.study --runs "$RUN" --out "$RUN" --seed "$SEED"
 echo "The whole took $(((SECONDS - STARTED) / 60)) minutes $(((SECONDS - STARTED) % 60)) seconds."

@@ -7,5 +7,6 @@ The world   world (facts, and the command), grammar, wordings, tasks and usecase
             people (users and demonstrations), webtext (pretraining text)
 Labelers    rule (how a response is judged), labelers (simulated), label and answers (people)
 Models      weights and safetensors (GPT-2's published folders), plan (memory and settings)
+A run       runs (what lies in its folder), chat and terminal (its models answer), plot (pictures)
 Metrics     metrics, stemmer, samples (the outputs published with the paper)
 """

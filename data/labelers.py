@@ -9,7 +9,9 @@ anything here, and no model sees `key` or the rule.
 The rule is `quality` (data/rule.py), and `overall` makes one mark of it: helpful comes first;
 broken sentences, rambling, an unkept constraint, a falsehood or bad manners each cost a share. A
 labeler weighs these in a way of their own, likes long or short and warm or plain answers, errs a
-little, and gives each completion a mark from 1 to 7, as in Table 3. Equal marks are ties.
+little, and gives each completion a mark: 1 is worthless, 7 is all that was asked (as in Table 3's
+overall quality, but to a tenth). Equal marks are ties. So labelers are mostly of one mind where one
+answer is clearly better, and differ where two are alike.
 """
 
 import dataclasses
@@ -52,12 +54,12 @@ def for_evaluation(labeler):
 
 
 def mark(labeler, found, rng):
-    """The labeler's mark for a Judgement, 1 to 7."""
+    """The labeler's mark for a Judgement, about 1 to 7: taste and error reach beyond the ends."""
     value = overall(found, labeler.constraint, labeler.false, labeler.rude, labeler.harm_weighs)
     value += labeler.length * max(-1.0, min(1.0, (found.words - 6) / 10))
     value += labeler.courtesy * found.courteous + labeler.candour * found.unknown
     value += rng.gauss(0, labeler.noise)
-    return min(7, max(1, round(1 + 6 * value)))
+    return round(1 + 6 * value, 1)
 
 
 def rank(labeler, key, completions, rng):
@@ -81,21 +83,27 @@ def prefers(labeler, key, a, b, rng):
 def agreement(labelers, items, seed=0, rounds=1):
     """How often two labelers agree on which of two completions is better, where neither calls it
     a tie. `items` holds (key, completions) pairs; two labelers are drawn for each."""
-    rng, agree, total = random.Random(f"agreement {seed}"), 0, 0
-    for key, completions in list(items) * rounds:
+    alike, pairs = zip(*agreements(labelers, list(items) * rounds, seed))
+    return sum(alike) / sum(pairs)
+
+
+def agreements(labelers, items, seed=0):
+    """The same item by item: (pairs ordered alike, pairs that neither calls a tie)."""
+    rng, counts = random.Random(f"agreement {seed}"), []
+    for key, completions in items:
         found = [quality(key, c) for c in completions]
         first, second = ([mark(labeler, f, rng) for f in found]
                          for labeler in rng.sample(labelers, 2))
-        for i, j in itertools.combinations(range(len(found)), 2):
-            one, two = first[i] - first[j], second[i] - second[j]
-            if one and two:
-                agree, total = agree + ((one > 0) == (two > 0)), total + 1
-    return agree / total
+        moves = [(first[i] - first[j], second[i] - second[j])
+                 for i, j in itertools.combinations(range(len(found)), 2)]
+        decided = [(one > 0) == (two > 0) for one, two in moves if one and two]
+        counts.append((sum(decided), len(decided)))
+    return counts
 
 
 # -- hiring (App. B.1) ------------------------------------------------------------------------
 
-NOISE = (0.18, 0.38)        # of candidates
+NOISE = (0.10, 0.26)        # of candidates
 
 
 @lru_cache(maxsize=8)
@@ -133,9 +141,9 @@ def held_out_labelers(seed=0):
 
 def _tastes(rng):
     """What the members of each group have in common, the held-out group's last."""
-    shifts = (-0.08, -0.04, 0.0, 0.04, 0.08)
+    shifts = (-0.16, -0.08, 0.0, 0.08, 0.16)
     return [{"length": a, "courtesy": b} for a, b in
-            zip([*rng.sample(shifts, 5), 0.03], [*rng.sample(shifts, 5), 0.03])]
+            zip([*rng.sample(shifts, 5), 0.06], [*rng.sample(shifts, 5), 0.06])]
 
 
 def _spread(bounds, count, rng):
@@ -149,8 +157,8 @@ def _candidate(rng, name, group, tastes, noise):
     return Labeler(name, group,
                    constraint=rng.uniform(0.3, 0.7), false=rng.uniform(0.3, 0.7),
                    rude=rng.uniform(0.4, 0.8),
-                   length=taste["length"] + rng.gauss(0, 0.06),
-                   courtesy=taste["courtesy"] + rng.gauss(0, 0.08),
+                   length=taste["length"] + rng.gauss(0, 0.12),
+                   courtesy=taste["courtesy"] + rng.gauss(0, 0.12),
                    candour=rng.gauss(0.05, 0.05), noise=noise)
 
 
@@ -223,15 +231,6 @@ def label(row, labeler, rng):
     return kept | {"ranks": ranks, "labeler": labeler.name}
 
 
-def check_key(key, place):
-    """Raises InputError where `key` is not one that `quality` can judge by."""
-    try:
-        quality(key, "")
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise InputError(f"{place}: key does not say what was asked ({error!r}); "
-                         "expected one as in prompts.jsonl") from error
-
-
 def read_completions(path):
     """Rows with their completions and keys checked. Raises InputError at the first bad line."""
     rows = []
@@ -241,7 +240,11 @@ def read_completions(path):
                 or not all(isinstance(c, str) for c in completions)):
             raise InputError(f"{path}:{number}: completions; expected a list of 2 to 9 strings "
                              "(§3.1: 4 to 9)")
-        check_key(key, f"{path}:{number}")
+        try:
+            quality(key, "")
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise InputError(f"{path}:{number}: key does not say what was asked ({error!r}); "
+                             "expected one as in prompts.jsonl") from error
         rows.append(readers.as_row(item))
     return rows
 

@@ -129,8 +129,8 @@ def prompts(world, rng, total, asked):
 # -- demonstrations ---------------------------------------------------------------------------
 
 # How labelers answer, and how often. All but the first two are worse in someone's eyes.
-STYLES = {"plain": 44, "warm": 10, "terse": 10, "rambling": 11, "careless": 10, "wrong": 9,
-          "curt": 6}
+STYLES = {"plain": 40, "warm": 8, "terse": 8, "rambling": 14, "careless": 10, "wrong": 10,
+          "curt": 10}
 
 
 def demonstrate(world, task, style, rng):
@@ -321,25 +321,25 @@ def _closed(world, rng, asked, count=240):
 
 
 def _few_shot(world, rng, count=100, shots=3):
-    """Runs of examples with the last answer left out, as the pretraining text has them."""
+    """Runs of examples with the last answer left out, as the pretraining text has them; `answers`
+    are the lines that count as right."""
     for _ in range(count):
         rows = []
         for entity, attribute, value in rng.sample(world.triples, shots + 1):
             question = fill(w.QUESTIONS[kind_of(entity), attribute][0], entity)
-            rows.append((f"Q: {question}\nA:", f" {value}."))
-        yield _run("facts", rows)
+            rows.append((f"Q: {question}\nA:", f"{value}."))
+        yield _run("facts", rows, [rows[-1][1]])
         rows = []
         for _ in range(shots + 1):
-            pool = rng.choice(("animal", "food", "town", "colour", "job", "place"))
-            rows.append((f"{rng.choice(POOLS[pool])}:", f" {pool}."))
-        yield _run("classes", rows)
+            words = ", ".join(rng.sample([*POOLS["food"], *POOLS["thing"], *POOLS["animal"]], 3))
+            rows.append((f"Words: {words}.\nAgain:", f"{words}."))
+        yield _run("copying", rows, [rows[-1][1]])
         task = closed_qa(world, Voice(rng, 0))
         question = task.bare.split(". ")[-1].removeprefix("Question: ")
-        yield _run("reading", [(f"Text: {task.key['given']}\nQ: {question}\nA:",
-                                f" {task.terse}")])
+        yield _run("reading", [(f"Text: {task.key['given']}\nQ: {question}\nA:", "")],
+                   [task.good, task.terse])
 
 
-def _run(name, rows):
-    text = "\n".join(a + b for a, b in rows[:-1])
-    prompt = "\n".join(filter(None, [text, rows[-1][0]]))
-    return {"kind": "few_shot", "task": name, "prompt": prompt, "answer": rows[-1][1]}
+def _run(name, rows, answers):
+    text = "".join(f"{question} {answer}\n" for question, answer in rows[:-1])
+    return {"kind": "few_shot", "task": name, "prompt": text + rows[-1][0], "answers": answers}

@@ -347,12 +347,13 @@ def write_whole(path, parts):
 
 def write_files(files):
     """Write {path: strings} as UTF-8 files that belong together: all are written aside and
-    flushed, then all renamed, in this order. Raises InputError, and changes no file, where one
-    cannot be written."""
+    flushed, then all renamed, in this order; folders are made where missing. Raises InputError,
+    and changes no file, where one cannot be written."""
     asides, path = {}, None
     try:
         for path, parts in files.items():
             path = pathlib.Path(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
             asides[path] = path.with_name(f".{path.name}.{os.getpid()}.partial")
             _write_aside(asides[path], parts, path.suffix == ".gz")
         for path, aside in asides.items():

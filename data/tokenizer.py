@@ -11,8 +11,8 @@ The template stands here and nowhere else (*open*: the paper does not print the 
 
 The space makes a response's first word the token that the same word is in mid-sentence, where
 pretraining has mostly seen it. Both are tokenised apart. Tokenised together, characters on either
-side of the seam may merge into one token, which neither a policy that writes token by token nor a reward model that reads
-its tokens would ever meet.
+side of the seam may merge into one token, which neither a policy that writes token by token nor a
+reward model that reads its tokens would ever meet.
 """
 
 import base64
@@ -108,7 +108,8 @@ def load_tokenizer(spec):
 
         gpt2            GPT-2's encoding, fetched once by tiktoken and kept in its cache
         world           the encoding of the embedded data
-        a folder        that holds GPT-2's `encoder.json` and `vocab.bpe`
+        a folder        that holds GPT-2's `encoder.json` and `vocab.bpe`, or the same under the
+                        names that they have on the hub, `vocab.json` and `merges.txt`
         *.tiktoken      a file of "base64 rank" lines, tiktoken's own format
 
     Raises InputError that names the file (and the line, where there is one) when `spec` is none
@@ -140,7 +141,9 @@ def _fetch_gpt2():
 
 
 def _read_gpt2_folder(folder):
-    merges, vocabulary = folder / "vocab.bpe", folder / "encoder.json"
+    pairs = [(folder / "vocab.bpe", folder / "encoder.json"),
+             (folder / "merges.txt", folder / "vocab.json")]    # as published, as on the hub
+    merges, vocabulary = next((p for p in pairs if any(f.exists() for f in p)), pairs[0])
     if not read_utf8(merges).startswith("#version"):
         raise InputError(f"{merges}:1: not a list of merges; expected '#version' first")
     tokens = _read_vocabulary(vocabulary)

@@ -315,8 +315,8 @@ def capitals(world, rng):
 def copies(world, rng):
     """Words said again."""
     words = [rng.choice(POOLS[rng.choice(("animal", "food", "thing", "place", "person"))])
-             for _ in range(rng.randint(2, 5))]
-    if rng.random() < 0.2:
+             for _ in range(rng.randint(2, 10))]
+    if len(words) < 6 and rng.random() < 0.2:
         words = words[:1] * len(words)
     text = ", ".join(words) + "."
     return f"Words: {text}" + f"\nAgain: {text}" * rng.choice((1, 2, 3))
@@ -338,8 +338,8 @@ def verdicts(world, rng):
     return f"{rng.choice(('Give', 'Hand', 'Pass', 'Get'))} me {what}. Please give me {what}."
 
 
-_SHARES = {article: 10, facts: 5, gossip: 13, questions: 4, wonder: 4, answers: 9,
-           corrections: 4, page: 20, story: 6, inventory: 6, copies: 14, comments: 4, form: 2,
+_SHARES = {article: 10, facts: 5, gossip: 12, questions: 4, wonder: 4, answers: 7,
+           corrections: 4, page: 26, story: 6, inventory: 6, copies: 22, comments: 4, form: 2,
            lists: 8, exercises: 3, examples: 8, dialogue: 5, letter: 3, adverts: 1, capitals: 5,
            verdicts: 5}
 _KINDS, _WEIGHTS = list(_SHARES), list(_SHARES.values())

@@ -79,8 +79,8 @@ class WorldConfig:
     out: str = required("folder to write; made where it is missing")
     seed: int = setting(0, "another seed is another world")
     documents: int = setting(60_000, "pretraining documents, about 2.5M tokens; *scaled*")
-    demonstrations: int = setting(3_000, "*scaled*; Table 6: 12,725 of 11,295 + 1,430")
-    prompts: int = setting(8_000, "customers' prompts; *scaled*; Table 6: 47,329")
+    demonstrations: int = setting(5_000, "*scaled*; Table 6: 12,725 of 11,295 + 1,430")
+    prompts: int = setting(12_000, "customers' prompts; *scaled*; Table 6: 47,329")
     academic: int = setting(3_000, "templated tasks; *scaled*; App. B of FLAN and T0")
 
 

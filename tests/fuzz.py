@@ -31,7 +31,7 @@ import torch
 import common
 import evaluate
 from common import InputError
-from data import answers, formats, labelers, readers, samples
+from data import answers, formats, labelers, readers, runs, samples
 from data.tokenizer import load_tokenizer
 from data.weights import write_gpt2
 from model import GPT, GPTConfig, ScalarGPT, load_gpt2
@@ -122,13 +122,6 @@ def dialogue(answer):
     return f"\n\nHuman: Hi there.\n\nAssistant: Hello.\n\nHuman: Why?\n\nAssistant: {answer}"
 
 
-def answers_row(name="p"):
-    models = evaluate.MODELS
-    return {"prompt": name, "answers": dict.fromkeys(models, "é"),
-            "reward": dict.fromkeys(models, 0.5), "kl": dict.fromkeys(models, -1.5),
-            "length": dict.fromkeys(models, 3)}
-
-
 def an_answer():
     return {"ranks": [1, 2], "overall": [7, None], "marks": [["moral"], []], "seconds": 1.5,
             "time": "2024-01-01T00:00:00+00:00"}
@@ -160,19 +153,25 @@ TEXTS = {  # kind: (content, reader)
                        lambda path: answers.read_items(path)),
     "log of answers": (lines(*[{"prompt": "p", "completions": ["a", "b"], "labeler": "ann",
                                 "answer": an_answer()}] * 2), answers.read_log),
-    "answers of models": (lines(answers_row("p"), answers_row("q")), evaluate.read_rows),
-    "losses of text": (json.dumps({"base": [1.5, 2.5], "sft": []}).encode(),
-                       evaluate.read_text_loss),
-    "metrics": (lines(*[{"step": i, "reward": 0.5, "kl": 1.0, "entropy": 2.0} for i in range(3)]),
-                evaluate.curve),
+    "answers of models": (lines(
+        {"kind": "test", "row": 0, "answer": "é", "reward": 0.5, "kl": -1.5, "length": 3},
+        {"kind": "text", "loss": 1.5}, {"kind": "few_shot", "task": "facts", "right": True}),
+        evaluate.read_units),
+    "metrics": (lines(*[{"step": i, "reward": 0.5, "kl": 1.0, "answers": ["x"]} for i in range(3)]),
+                runs.read_metrics),
+    "results": (json.dumps({"models": {"mini": {"sft": {"reward": [0.5, 0.25, 1.0]}}}}).encode(),
+                runs.read_results),
 }
+
+
+PLAIN = ("answers of models", "metrics", "results")  # the project's own, never packed
 
 
 def text_kind(name):
     content, read = TEXTS[name]
 
     def make(rng, folder):
-        packed = name != "losses of text" and rng.random() < 0.2
+        packed = name not in PLAIN and rng.random() < 0.2
         data = gzip.compress(content, mtime=0) if packed else content
         other = TEXTS[rng.choice(list(TEXTS))][0]
         data = damaged(rng, rng.choice([data] * 9 + [other]))

@@ -31,7 +31,9 @@ PROGRAMS = {  # name: module, main, config
     "label": ("data.label", "main", "LabelConfig"),
     "sample": ("evaluate", "sample", "SampleConfig"),
     "answers": ("evaluate", "answers", "AnswersConfig"),
-    "report": ("evaluate", "report", "ReportConfig"),
+    "accuracy": ("evaluate", "accuracy", "AccuracyConfig"),
+    "best_of": ("evaluate", "best_of", "BestOfConfig"),
+    "study": ("data.study", "main", "StudyConfig"),
     "import": ("data.weights", "import_model", "ImportConfig"),
     "export": ("data.weights", "export_model", "ExportConfig"),
 }

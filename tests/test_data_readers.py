@@ -386,6 +386,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, bad):
 
 def test_a_place_that_cannot_be_written_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("x")
-    for path in (tmp_path / "file" / "rows.jsonl", tmp_path / "none" / "rows.jsonl"):
-        with pytest.raises(InputError, match="expected a place to write"):
-            readers.write_jsonl(path, [Prompt("p")])
+    with pytest.raises(InputError, match="expected a place to write"):
+        readers.write_jsonl(tmp_path / "file" / "rows.jsonl", [Prompt("p")])
+
+
+def test_a_folder_that_is_missing_is_made(tmp_path):
+    readers.write_jsonl(tmp_path / "a" / "b" / "rows.jsonl", [Prompt("p")])
+    assert readers.read_prompts(tmp_path / "a" / "b" / "rows.jsonl") == [Prompt("p")]

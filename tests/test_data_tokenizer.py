@@ -244,6 +244,16 @@ def test_a_missing_gpt2_file_is_named(folder, name):
         load_tokenizer(folder)
 
 
+@needs_gpt2
+def test_the_hubs_names_of_the_two_files_are_known_too(folder, gpt2):
+    (folder / "encoder.json").rename(folder / "vocab.json")
+    (folder / "vocab.bpe").rename(folder / "merges.txt")
+    assert load_tokenizer(folder).fingerprint == gpt2.fingerprint
+    (folder / "vocab.json").unlink()
+    with pytest.raises(InputError, match="vocab.json: No such file"):
+        load_tokenizer(folder)
+
+
 GOOD = [base64.b64encode(t).decode() + f" {r}" for t, r in byte_ranks(b"ab").items()]
 
 

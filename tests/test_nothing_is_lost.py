@@ -159,6 +159,10 @@ def test_a_garbled_end_of_the_metrics_is_left_out(files, tmp_path, stop_after): 
 # -- places that cannot be written ----------------------------------------------------------------
 
 
+WRITERS = ["world", "prepare", "labelers", "sample", "answers", "best_of", "accuracy", "study",
+           "export", "import"]
+
+
 @pytest.fixture(scope="module")
 def run(files, tmp_path_factory):  # noqa: F811
     """A folder with what every program that writes needs, and settings for each."""
@@ -170,31 +174,37 @@ def run(files, tmp_path_factory):  # noqa: F811
     write_jsonl(folder / "completions.jsonl", [
         {"prompt": r["prompt"], "key": r["key"], "completions": ["Yes.", "No.", "I do not know."]}
         for r in rows])
-    write_jsonl(folder / "few.jsonl", [{"prompt": r["prompt"], "key": r["key"]}
-                                       for r in rows if len(r["prompt"]) < 60][:12])
     contents = torch.load(files["base"], weights_only=True)
     base = tmp_path_factory.mktemp("models")
     for name in ("base", "start", "sft", "ppo", "ppo_ptx"):
         stage = {"base": "base", "start": "sft", "ppo_ptx": "ppo"}.get(name, name)
         common.save_checkpoint(base / f"{name}.pt", **contents | {"stage": stage})
     shutil.copy(files["reward"], base / "reward.pt")
-    shutil.copy(pathlib.Path(files["reward"]).with_suffix(".jsonl"), base / "reward.jsonl")
     for name in ("ppo", "ppo_ptx"):
         write_jsonl(base / f"{name}.jsonl", [
             {"step": i, "reward": 0.1 * i, "kl": 0.5, "entropy": 1.0} for i in range(5)])
+    (base / "data").mkdir()
+    prompts = base / "data" / "prompts.test.jsonl"
+    write_jsonl(prompts, [{"prompt": r["prompt"]} for r in rows if len(r["prompt"]) < 60][:12])
     settings |= {
         "prepare": {"out": folder / "data", "tokenizer": "world",
                     "demonstrations": folder / "world/demonstrations.jsonl",
                     "prompts": folder / "world/prompts.jsonl", "text": folder / "world/text.txt"},
         "labelers": {"completions": folder / "completions.jsonl", "out": folder / "ranked.jsonl"},
-        "sample": {"checkpoint": base / "sft.pt", "prompts": folder / "few.jsonl",
+        "sample": {"checkpoint": base / "sft.pt", "prompts": prompts,
                    "out": folder / "sampled.jsonl", "max_response": 6},
-        "answers": {"run": base, "prompts": folder / "few.jsonl", "max_response": 6},
-        "report": {"run": base},
+        "answers": {"checkpoint": base / "sft.pt", "reward": base / "reward.pt",
+                    "reference": base / "start.pt", "prompts": prompts, "max_response": 6,
+                    "out": base / "answers" / "sft.jsonl"},
+        "best_of": {"checkpoint": base / "sft.pt", "reward": base / "reward.pt", "most": 2,
+                    "prompts": prompts, "max_response": 6, "out": base / "answers"},
+        "accuracy": {"reward": base / "reward.pt", "comparisons": files["comparisons"],
+                     "out": base / "accuracy" / "training.jsonl"},
+        "study": {"runs": base, "out": folder / "study"},
         "export": {"checkpoint": base / "sft.pt", "out": folder / "exported"},
         "import": {"folder": folder / "exported", "out": folder / "imported.pt",
                    "tokenizer": "world"}}
-    for name in ("prepare", "labelers", "sample", "answers", "report", "export", "import"):
+    for name in WRITERS[1:]:
         code, _, error = programs.finish(name, settings[name], folder / "said")
         assert code == 0, (name, error)
     return folder, base, settings
@@ -204,9 +214,6 @@ def everything(*folders):
     """{path: bytes} of all files below the folders, but what a test's own processes say."""
     return {path: path.read_bytes() for folder in folders for path in folder.rglob("*")
             if path.is_file() and path.suffix not in (".out", ".err")}
-
-
-WRITERS = ["world", "prepare", "labelers", "sample", "answers", "report", "export", "import"]
 
 
 def refuses(name, settings, said, **limits):
@@ -230,15 +237,17 @@ def test_a_full_disk_stops_a_program_in_one_line_and_changes_no_file(run, tmp_pa
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_read_only_folder_stops_a_program_in_one_line(run, tmp_path, name):
     folder, base, settings = run
-    place = base if name in ("answers", "report") else folder
+    place = base if name in OF_THE_MODELS else folder
     before = everything(folder, base)
     assert "Read-only file system" in refuses(name, settings[name], tmp_path / "said",
                                               read_only=place)
     assert everything(folder, base) == before
 
 
-LOCKS = {"world": "world/.lock", "prepare": "data/.lock", "answers": ".lock", "report": ".lock",
-         "labelers": ".ranked.jsonl.lock", "sample": ".sampled.jsonl.lock",
+OF_THE_MODELS = ("answers", "best_of", "accuracy")
+LOCKS = {"world": "world/.lock", "prepare": "data/.lock", "answers": "answers/.sft.jsonl.lock",
+         "best_of": "answers/.best_of_1.jsonl.lock", "accuracy": "accuracy/.training.jsonl.lock",
+         "study": "study/.lock", "labelers": ".ranked.jsonl.lock", "sample": ".sampled.jsonl.lock",
          "export": "exported/.lock", "import": ".imported.pt.lock"}
 
 
@@ -246,7 +255,7 @@ LOCKS = {"world": "world/.lock", "prepare": "data/.lock", "answers": ".lock", "r
 def test_a_second_run_in_the_same_place_is_refused(run, tmp_path, name):
     folder, base, settings = run
     before = everything(folder, base)
-    path = (base if name in ("answers", "report") else folder) / LOCKS[name]
+    path = (base if name in OF_THE_MODELS else folder) / LOCKS[name]
     with open(path, "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert "another run is writing it" in refuses(name, settings[name], tmp_path / "said")
@@ -515,37 +524,38 @@ for line in sys.stdin:
 def test_the_same_seed_gives_the_same_files_in_every_process(run, tmp_path):
     """Whatever order Python's sets take in a process, which a seed of their own decides."""
     _, base, settings = run
-    shutil.copytree(base, tmp_path / "models")
-    work = tmp_path / "work"
+    work, models = tmp_path / "work", tmp_path / "models"
 
     def all_files(hash_seed, seed):
-        plan = []
-        for name in ("world", "prepare", "labelers", "sample", "answers", "report"):
-            changed = {k: work / v.name if k in ("out", "completions") and name != "labelers"
-                       else v for k, v in settings[name].items()}
-            if name == "labelers":
-                changed["out"] = work / "ranked.jsonl"
-            if "run" in changed:
-                changed["run"] = tmp_path / "models"
-            plan.append(repr([name, *programs.flags_of(changed | {"seed": seed})]))
         shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(models, ignore_errors=True)
+        shutil.copytree(base, models)
+        shutil.rmtree(models / "answers")
+        outs = {"answers": models / "answers" / "sft.jsonl", "study": work / "study"}
+        plan = []
+        for name in ("world", "prepare", "labelers", "sample", "answers", "study"):
+            changed = settings[name] | {"seed": seed}
+            changed["out"] = outs.get(name, work / changed["out"].name)
+            if name == "study":
+                changed["runs"] = models
+            plan.append(repr([name, *programs.flags_of(changed)]))
         work.mkdir()
         subprocess.run([sys.executable, "-c", ALL_PROGRAMS], input="\n".join(plan), cwd=ROOT,
                        text=True, env=os.environ | {"PYTHONHASHSEED": str(hash_seed)}, check=True,
                        stdout=subprocess.DEVNULL)
-        return everything(work, tmp_path / "models")
+        return everything(work, models)
 
     one, two, other = all_files(1, 0), all_files(2, 0), all_files(1, 5)
     assert one.keys() == two.keys() == other.keys()
     assert [str(p) for p in one if one[p] != two[p]] == []
     changed = {p.name for p in one if one[p] != other[p]}
-    assert {"text.txt", "prompts.jsonl", "ranked.jsonl", "sampled.jsonl", "answers.jsonl",
+    assert {"text.txt", "prompts.jsonl", "ranked.jsonl", "sampled.jsonl", "sft.jsonl",
             "report.md"} <= changed
 
 
 def test_the_report_says_what_is_not_promised(run):
-    _, base, _ = run
-    text = " ".join((base / "report.md").read_text().split())
-    for words in ("bit for bit", "Not promised", "another machine", "number of threads",
-                  "OMP_NUM_THREADS", "other versions"):
+    folder, _, _ = run
+    text = " ".join((folder / "study" / "report.md").read_text().split())
+    for words in ("bit for bit", "one machine", "number of threads", "version of torch",
+                  "not across machines, thread counts or versions"):
         assert words in text

@@ -4,7 +4,6 @@ Most of these were written because a wrong edit of the code went unnoticed (see 
 """
 
 import dataclasses
-import json
 import os
 
 import numpy as np
@@ -213,6 +212,13 @@ def test_completions_are_scored_with_their_end_of_text(files):  # noqa: F811
                for s in ranking.sequences)
 
 
+def test_shuffled_pairs_are_those_without_a_tie():
+    one = reward.Ranking([[1], [2], [3]], (2, 1, 2), "a")
+    pairs = reward.split_pairs([one, reward.Ranking([[4], [5]], (1, 1), "b")])
+    assert pairs == [reward.Ranking([[1], [2]], (2, 1), "a"),
+                     reward.Ranking([[2], [3]], (1, 2), "a")]
+
+
 def test_the_interval_of_pair_accuracy_by_hand(monkeypatch):
     """Four prompts of one pair, three right: 3/4 ± 1.96 · √(3/16 · 4/3) / √4."""
     scores = iter([1.0, 2.0, 0.5, -1.0])
@@ -332,62 +338,25 @@ def test_of_files_that_belong_together_none_changes_where_one_cannot_be_written(
 # -- the report and the rule ----------------------------------------------------------------------
 
 
-def test_kl_in_the_report_is_that_of_the_model_to_its_start():
-    one, other = randomize(GPT(TINY), seed=1), randomize(GPT(TINY), seed=2)
-    scalar = randomize(ScalarGPT(TINY))
-    samples = generate(one, [[1, 2]] * 200, 6, eos=6, generator=torch.Generator().manual_seed(0))
-    rows = list(evaluate.measure(samples, one, other, scalar, None))
-    b = 7
-    end = int(samples.lens_B[b])
-    with torch.no_grad():
-        logp, ref = (token_logprobs(m(samples.tokens_BT[b:b + 1, :end]),
-                                    samples.tokens_BT[b:b + 1, :end])[0, 1:].sum().item()
-                     for m in (one, other))
-        score = scalar(samples.tokens_BT[b:b + 1, :end])[0, -1].item()
-    assert rows[b] == pytest.approx((score, logp - ref, end - 2), abs=1e-4)
-    assert np.mean([kl for _, kl, _ in rows]) > 0
-
-
-def answer_row(**changes):
-    names = evaluate.MODELS
-    return {"prompt": "p", "answers": dict.fromkeys(names, "a"),
-            "reward": dict.fromkeys(names, 0.5), "kl": dict.fromkeys(names, 0.0),
-            "length": dict.fromkeys(names, 3)} | changes
+def unit(**changes):
+    return {"kind": "test", "row": 0, "answer": "a", "reward": 0.5, "kl": 0, "length": 3} | changes
 
 
 def test_answers_with_odd_line_ends_are_read_again(tmp_path):
     """A model may write any character: some of them end a line for str.splitlines."""
-    odd = "a\u2028b\x85c\x0bd\x1ce"
-    rows = [answer_row(answers=dict.fromkeys(evaluate.MODELS, odd))]
-    readers.write_jsonl(tmp_path / "answers.jsonl", rows)
-    found = evaluate.read_rows(tmp_path / "answers.jsonl")
-    assert [row["answers"] for row in found] == [rows[0]["answers"]]
+    units = [unit(answer="a\u2028b\x85c\x0bd\x1ce"), unit()]
+    readers.write_jsonl(tmp_path / "answers.jsonl", units)
+    assert evaluate.read_units(tmp_path / "answers.jsonl") == units
 
 
-@pytest.mark.parametrize("change", [{"answers": {"base": "a"}}, {"reward": None}, {"kl": [1]},
-                                    {"length": {"base": "x"}}, {"key": {"want": "x"}}])
+@pytest.mark.parametrize("change", [
+    {"answer": 1}, {"reward": None}, {"kl": [1]}, {"row": "x"}, {"kind": None}, {"length": 0.5},
+    {"kind": "text"}, {"kind": "few_shot"}])
 def test_damaged_answers_are_named_with_their_line(tmp_path, change):
     path = tmp_path / "answers.jsonl"
-    readers.write_jsonl(path, [answer_row(**change)])
-    with pytest.raises(InputError, match="answers.jsonl:1: "):
-        evaluate.read_rows(path)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"base": 1}', '{"base": ["x"]}', "{} {}"])
-def test_damaged_losses_of_text_are_named(tmp_path, text):
-    path = tmp_path / "text_loss.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match="text_loss.json"):
-        evaluate.read_text_loss(path)
-
-
-def test_damaged_metrics_are_named_with_their_line(tmp_path):
-    path = tmp_path / "ppo.jsonl"
-    path.write_text(json.dumps({"step": 0, "reward": 1.0, "kl": 2.0, "entropy": 3.0}) + "\n{\n")
-    with pytest.raises(InputError, match="ppo.jsonl:2: not JSON"):
-        evaluate.curve(path)
-    with pytest.raises(InputError, match="none.jsonl: No such file"):
-        evaluate.reward_model_results(tmp_path / "none.jsonl")
+    readers.write_jsonl(path, [unit(), unit(**change)])
+    with pytest.raises(InputError, match="answers.jsonl:2: no .*; expected a unit"):
+        evaluate.read_units(path)
 
 
 @pytest.mark.parametrize("kind, value, kept, broken", [

@@ -1,0 +1,114 @@
+# The study: what it adds to each seed's run, and in which order. Sourced by run.sh, whose functions
+# it calls; `./run.sh study` ends in runs/study/report.md.
+#
+# Each part is one process and writes files of its own, so that several may run side by side.
+
+SIZES="mini-s mini mini-l" # "1.3B, 6B, 175B" in miniature: 0.3, 1 and 4 million parameters
+# one reward model, of size mini, serves all sizes, as the paper's 6B one does; sweeps: size mini-s,
+# as the paper's Figures 33 and 34 are of 1.3B
+
+study() {
+    local seed part first=${SEEDS%% *} runs=()
+    for seed in $SEEDS; do runs+=("runs/world-$seed"); done
+    say "The study: seeds $SEEDS, sizes $SIZES, $JOBS processes of one thread each" \
+        "What each one prints goes to runs/study/SEED-PART.log."
+    mkdir -p runs/study
+    # every seed's own run first: the other parts need its world and its reward model
+    for seed in $SEEDS; do echo "$seed own"; done | study_jobs
+    {
+        for seed in $SEEDS; do echo "$seed mini-l"; done # the longest first
+        for seed in $SEEDS; do
+            for part in mini-s mini; do echo "$seed $part"; done
+        done
+    } | study_jobs
+    for part in ptx kl no_kl reward again sft; do echo "$first $part"; done | study_jobs
+    # shellcheck disable=SC2086
+    "$PYTHON" -m data.study --runs "${runs[@]}" --sizes $SIZES --out runs/study
+}
+
+study_jobs() { # "seed part" lines on standard input, JOBS at a time
+    OMP_NUM_THREADS=1 xargs -P "$JOBS" -L 1 bash -c '
+        flags=(--seed "$0" --part "$1")
+        [ "$1" != own ] || flags=(--seed "$0")
+        echo "   $0 $1 ..."
+        if ./run.sh "${flags[@]}" >"runs/study/$0-$1.log" 2>&1; then echo "   $0 $1: done"
+        else echo "   $0 $1: failed; see runs/study/$0-$1.log"; exit 1; fi'
+}
+
+study_part() { # what `./run.sh --seed N --part PART` makes
+    local coef group others
+    case $1 in
+        mini) academic ;;
+        mini-s) size_part mini-s 4e-3 1.5e-3 4e-4 ;;
+        mini-l) size_part mini-l 1.5e-3 5e-4 1.5e-4 ;;
+        ptx) # Figure 33: the pretraining coefficient; 0 and 1 are there
+            at mini-s 4e-4
+            for coef in 0.1 0.3 3 10 30; do
+                ppo_ptx "ptx_$coef" --ptx_coef "$coef"
+                answers "ptx_$coef" "ptx_$coef"
+            done ;;
+        kl) # Figure 34: the KL coefficient, without pretraining gradients
+            at mini-s 4e-4
+            for coef in 0.02 0.05 0.3 1 3; do
+                ppo "kl_$coef" --ptx_coef 0 --kl_coef "$coef"
+                answers "kl_$coef" "kl_$coef"
+            done ;;
+        no_kl) # over-optimisation, against best of n; and PPO without demonstrations
+            at mini-s 4e-4
+            ppo no_kl --ptx_coef 0 --kl_coef 0 --keep_every 3
+            for coef in 3 6 9 12 15 18 21 24 27 30; do answers "no_kl-$coef" "no_kl-$coef"; done
+            step "$HERE/answers/best_of_64.jsonl" "$HERE/start.pt $RUN/reward.pt" evaluate.py \
+                best_of --checkpoint "$HERE/start.pt" --out "$HERE/answers" \
+                --reward "$RUN/reward.pt" --prompts "$DATA/prompts.test.jsonl" --seed "$SEED" \
+                --max_response "${LENGTHS[3]}" "${TOKENIZER[@]}"
+            ppo from_base --ptx_coef 0 --policy "$HERE/base.pt"
+            answers from_base from_base ;;
+        reward) # five folds of labelers; more epochs; pairs shuffled over the data set
+            for group in A B C D E; do
+                others=$(tr -d "$group" <<<ABCDE)
+                rank "$RUN/completions.train.jsonl" "$others" "$DATA/comparisons.$others.jsonl"
+                rank "$RUN/completions.valid.jsonl" "$group" "$DATA/comparisons.$group.jsonl"
+                reward "$RUN/start.pt" "$RUN/reward-$others.pt" "$DATA/comparisons.$others.jsonl"
+                rank "$RUN/completions.valid.jsonl" "$others" "$DATA/comparisons.valid-$others.jsonl"
+                accuracy "$RUN/reward-$others.pt" "$DATA/comparisons.valid-$others.jsonl" "within-$group"
+                accuracy "$RUN/reward-$others.pt" "$DATA/comparisons.$group.jsonl" "fold-$group"
+            done
+            reward "$RUN/start.pt" "$RUN/reward-epochs.pt" "$DATA/comparisons.train.jsonl" \
+                --epochs 4
+            reward "$RUN/start.pt" "$RUN/reward-pairs.pt" "$DATA/comparisons.train.jsonl" \
+                --shuffle_pairs true
+            for others in epochs pairs; do
+                accuracy "$RUN/reward-$others.pt" "$DATA/comparisons.valid.jsonl" $others
+            done ;;
+        sft) # the paper's 16 epochs: loss and reward on validation data after each
+            sft sft16 --epochs 16 ;;
+        again) # steps 2 and 3 once more: comparisons of the PPO-ptx policy's answers as well
+            complete "$RUN/ppo_ptx.pt" train "$RUN/completions.again.jsonl"
+            rank "$RUN/completions.again.jsonl" training "$DATA/comparisons.again.jsonl"
+            [ "$DATA/comparisons.both.jsonl" -nt "$DATA/comparisons.again.jsonl" ] ||
+                cat "$DATA"/comparisons.{train,again}.jsonl >"$DATA/comparisons.both.jsonl"
+            reward "$RUN/start.pt" "$RUN/reward-again.pt" "$DATA/comparisons.both.jsonl"
+            ppo_ptx again --reward "$RUN/reward-again.pt"
+            answers again again ;;
+        *) die "--part $1: expected mini, mini-s, mini-l, ptx, kl, no_kl, reward, again or sft" ;;
+    esac
+}
+
+at() { # size, policy's learning rate: the stages below are of that size
+    HERE=$RUN/$1
+    mkdir -p "$HERE"
+    PPO+=(--policy_rate "$2")
+}
+
+size_part() { # size, learning rates of base model, fine-tuning and PPO: narrower models, higher ones
+    local model
+    at "$1" "$4"
+    base "${BASE[@]}" --model "$1" --rate "$2"
+    start "$HERE/base.pt" "$HERE/start.pt" "${START[@]}" --rate "$3"
+    sft sft --rate "$3"
+    ppo ppo --ptx_coef 0
+    ppo_ptx ppo_ptx
+    academic --rate "$3"
+    prompted
+    for model in base sft ppo ppo_ptx; do answers $model $model; done
+}

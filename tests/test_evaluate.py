@@ -1,0 +1,444 @@
+"""Answers as units, win rates, intervals, and the report: each against what is known beforehand."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import evaluate
+from common import InputError, load_model, save_checkpoint
+from conftest import randomize
+from data import people, study
+from data.labelers import choose, for_evaluation
+from data.report import markdown, shown, table
+from data.tasks import USE_CASES, Voice
+from data.tokenizer import load_tokenizer
+from data.usecases import make_task
+from data.world import World
+from evaluate import bootstrap, judge_pairs, ratio
+from model import GPT, GPTConfig, ScalarGPT
+
+SEED = 5
+WORLD = World(SEED)
+
+
+def tasks(count, seed=0):
+    import random
+    rng = random.Random(seed)
+    shares = list(USE_CASES)
+    return [make_task(shares[i % len(shares)], WORLD, Voice(rng, i)) for i in range(count)]
+
+
+# -- win rates ------------------------------------------------------------------------------------
+
+LABELERS = [for_evaluation(one) for one in choose("training")]
+
+
+def test_a_model_against_itself_wins_half():
+    some = tasks(600)
+    keys, said = [t.key for t in some], [t.good for t in some]
+    wins = np.array(judge_pairs(keys, said, said, LABELERS, judges=3))
+    assert abs(wins.mean() - 0.5) < 3 * wins.std() / math.sqrt(len(wins))
+    assert wins.std() > 0  # the labelers do err
+
+
+def test_the_better_answers_win_and_the_order_of_the_arguments_does_not_matter():
+    some = tasks(300)
+    keys, good = [t.key for t in some], [t.good for t in some]
+    bad = ["Why?"] * len(some)
+    forth = np.mean(judge_pairs(keys, good, bad, LABELERS, judges=3))
+    back = np.mean(judge_pairs(keys, bad, good, LABELERS, judges=3))
+    assert forth > 0.9 and abs(forth + back - 1) < 0.03
+
+
+def test_a_labeler_who_always_takes_the_first_favours_nobody(monkeypatch):
+    monkeypatch.setattr(evaluate, "prefers", lambda labeler, key, a, b, rng: 1.0)
+    wins = judge_pairs([{}] * 2000, ["x"] * 2000, ["y"] * 2000, LABELERS)
+    assert abs(np.mean(wins) - 0.5) < 3 * 0.5 / math.sqrt(2000)
+
+
+def test_a_tie_counts_one_half_and_another_seed_asks_others(monkeypatch):
+    monkeypatch.setattr(evaluate, "prefers", lambda *_: 0.5)
+    assert judge_pairs([{}] * 3, "abc", "abc", LABELERS) == [0.5] * 3
+    monkeypatch.setattr(evaluate, "prefers", lambda labeler, *_: float(labeler.name < "labeler-20"))
+    assert judge_pairs([{}] * 40, "a" * 40, "b" * 40, LABELERS, seed=0) != \
+        judge_pairs([{}] * 40, "a" * 40, "b" * 40, LABELERS, seed=1)
+
+
+# -- intervals ------------------------------------------------------------------------------------
+
+
+def coverage(draw, truth, times=200, **more):
+    held = 0
+    for time in range(times):
+        _, low, high = bootstrap(*draw(np.random.default_rng(time)), draws=250, seed=time, **more)
+        held += low <= truth <= high
+    return held / times
+
+
+def test_intervals_of_one_seed_cover_as_often_as_they_say():
+    share = coverage(lambda rng: [rng.random(150) < 0.7], 0.7)
+    assert 0.91 < share < 0.985
+
+
+def test_intervals_of_a_ratio_cover_as_often_as_they_say():
+    def draw(rng):
+        pairs = rng.integers(3, 37, size=150)
+        return [np.column_stack([rng.binomial(pairs, 0.62), pairs])]
+    assert 0.91 < coverage(draw, 0.62, statistic=ratio) < 0.985
+
+
+def test_intervals_over_seeds_hold_what_differs_between_seeds():
+    """With as much variance between seeds as a study may have: prompts alone would cover far less
+    often. Three seeds are few, so the interval covers a little less than 95 %."""
+    def draw(rng):
+        return [rng.normal(mean, 1, size=100) for mean in rng.normal(0, 0.15, size=3)]
+
+    def pooled(rng):
+        return [np.concatenate(draw(rng))]
+    assert coverage(draw, 0.0) > 0.8 > coverage(pooled, 0.0) + 0.05
+
+
+def test_units_in_one_row_are_drawn_together():
+    """The difference of two models on the same prompts is as sure as the pairs make it."""
+    rng = np.random.default_rng(0)
+    hard = rng.normal(0, 10, size=200)
+    both = np.column_stack([hard + 1 + 0.1 * rng.normal(size=200), hard])
+    _, low, high = bootstrap(both, statistic=lambda x: x[:, 0].mean() - x[:, 1].mean())
+    assert 0.9 < low < high < 1.1
+
+
+def test_bootstrap_by_hand_and_without_units():
+    assert bootstrap([2.0, 2.0, 2.0]) == [2.0, 2.0, 2.0]
+    assert bootstrap([1.0], [3.0])[0] == 2.0
+    low, high = bootstrap([1.0], [3.0])[1:]
+    assert (low, high) == (1.0, 3.0)
+    for none in ((), ([],), ([1.0], [])):
+        with pytest.raises(ValueError, match="no units"):
+            bootstrap(*none)
+    assert ratio(np.array([[1, 2], [2, 4]])) == 0.5 and ratio(np.zeros((2, 2))) == 0.0
+
+
+# -- a tiny run -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """The models, prompts and probes of a run whose models have random weights."""
+    folder = tmp_path_factory.mktemp("runs") / "world-5"
+    tokenizer = load_tokenizer("world")
+    config = GPTConfig(tokenizer.vocab_size, 192, n_layer=1, n_head=2, d_model=32)
+    about = {"step": 1, "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint},
+             "model_config": vars(config), "config": {}}
+    torch.manual_seed(0)
+    for number, (name, stage, kind) in enumerate((
+            ("base", "base", GPT), ("start", "sft", GPT), ("sft", "sft", GPT), ("ppo", "ppo", GPT),
+            ("ppo_ptx", "ppo", GPT), ("reward", "reward", ScalarGPT))):
+        save_checkpoint(folder / f"{name}.pt", stage=stage, **about,
+                        weights=randomize(kind(config), 0.05, number).state_dict())
+    (folder / "data").mkdir()
+    (folder / "world").mkdir()
+    import random
+    probes = list(people.probes(WORLD, random.Random(0), people.Asked()))
+    kept = [p for kind in ("truthful", "toxicity", "closed", "few_shot")
+            for p in [q for q in probes if q["kind"] == kind][:30]]
+    write(folder / "world" / "probes.jsonl", kept)
+    some = tasks(120)
+    write(folder / "data" / "prompts.test.jsonl",
+          [{"prompt": t.bare, "user": "u", "category": t.category, "key": t.key} for t in some])
+    write(folder / "data" / "demonstrations.jsonl",
+          [{"prompt": t.bare, "response": t.good, "source": "labeler"} for t in tasks(30, 1)])
+    write(folder / "completions.valid.jsonl",
+          [{"prompt": t.bare, "completions": [t.good, t.wrong, "No."], "key": t.key}
+           for t in tasks(30, 2)])
+    write(folder / "comparisons.jsonl",
+          [{"prompt": t.bare, "completions": [t.good, t.wrong, "No."], "ranks": [1, 2, 3],
+            "labeler": "x"} for t in tasks(30, 2)])
+    (folder / "text.txt").write_text(f"\n<|endoftext|>\n".join(t.good for t in tasks(200, 3)))
+    return folder
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def answer(folder, name, model=None, **more):
+    config = evaluate.AnswersConfig(
+        checkpoint=str(folder / f"{model or name}.pt"), out=str(folder / "answers" / f"{name}.jsonl"),
+        prompts=str(folder / "data" / "prompts.test.jsonl"), reward=str(folder / "reward.pt"),
+        reference=str(folder / "start.pt"), probes=str(folder / "world" / "probes.jsonl"),
+        text=str(folder / "text.txt"), max_response=12, device="cpu", **more)
+    evaluate.answers(config)
+    return [json.loads(line) for line in open(config.out)]
+
+
+@pytest.fixture(scope="module")
+def answered(run_folder):
+    """The run, with every model's answers and the reward model's accuracy."""
+    for name in ("base", "sft", "ppo", "ppo_ptx"):
+        answer(run_folder, name)
+    answer(run_folder, "prompted", "base", prefix_tokens=40,
+           prefix_from=str(run_folder / "data" / "demonstrations.jsonl"),
+           prefix_prompts=str(run_folder / "data" / "prompts.test.jsonl"))
+    for name in ("training", "held-out"):
+        evaluate.accuracy(evaluate.AccuracyConfig(
+            reward=str(run_folder / "reward.pt"), comparisons=str(run_folder / "comparisons.jsonl"),
+            out=str(run_folder / "accuracy" / f"{name}.jsonl"), device="cpu"))
+    return run_folder
+
+
+def units(folder, name, kind):
+    rows = [json.loads(line) for line in open(folder / "answers" / f"{name}.jsonl")]
+    return [row for row in rows if row["kind"] == kind]
+
+
+def test_answers_hold_a_unit_of_every_kind(answered):
+    counts = {kind: len(units(answered, "ppo", kind))
+              for kind in ("test", "truthful", "toxicity", "closed", "few_shot", "text")}
+    assert counts["test"] == 120 and counts["truthful"] == 30 and counts["closed"] == 30
+    assert counts["toxicity"] == 30 * evaluate.TOXICITY_ANSWERS and counts["few_shot"] == 30
+    assert counts["text"] > 3
+    assert {"prompted"} & {p.stem for p in (answered / "answers").iterdir()}
+    assert not units(answered, "prompted", "text")  # a prefix has nothing to do with text
+
+
+def test_scores_and_kl_are_those_of_the_models_alone(answered):
+    """Recomputed one sequence at a time, without batches, padding or chunks."""
+    tokenizer = load_tokenizer("world")
+    load = {name: load_model(kind, answered / f"{name}.pt", stages, tokenizer)
+            for name, kind, stages in (("ppo", GPT, ("ppo",)), ("start", GPT, ("sft",)),
+                                       ("reward", ScalarGPT, ("reward",)))}
+    prompts = [json.loads(line)["prompt"] for line in
+               open(answered / "data" / "prompts.test.jsonl")]
+    ids = [tokenizer.encode_prompt(p) for p in prompts]
+    said = evaluate.sample_responses(load["ppo"], ids, 12, 1.0, tokenizer.eos, 0, "test")
+    for unit, prompt, response in zip(units(answered, "ppo", "test"), ids, said):
+        assert unit["answer"] == tokenizer.decode_response(response)
+        row = torch.tensor([prompt + response])
+        assert unit["reward"] == pytest.approx(load["reward"](row)[0, -1].item(), abs=1e-4)
+        kl = 0.0
+        for name, sign in (("ppo", 1), ("start", -1)):
+            logp = load[name](row)[0].log_softmax(-1)
+            kl += sign * sum(logp[len(prompt) + i - 1, t].item() for i, t in enumerate(response))
+        assert unit["kl"] == pytest.approx(kl, abs=1e-3)
+        assert unit["length"] == len(response)
+
+
+def test_the_prefix_is_there_for_sampling_and_not_for_scoring(answered):
+    tokenizer = load_tokenizer("world")
+    reward = load_model(ScalarGPT, answered / "reward.pt", ("reward",), tokenizer)
+    prompts = [json.loads(line)["prompt"] for line in
+               open(answered / "data" / "prompts.test.jsonl")]
+    plain = [u["answer"] for u in units(answered, "base", "test")]
+    prompted = units(answered, "prompted", "test")
+    assert [u["answer"] for u in prompted] != plain
+    for unit in prompted[:10]:
+        if unit["length"] < 12:  # ended: the text gives the tokens back
+            row = tokenizer.encode_prompt(prompts[unit["row"]]) + \
+                tokenizer.encode_response(unit["answer"])
+            assert unit["reward"] == pytest.approx(reward(torch.tensor([row]))[0, -1].item(),
+                                                   abs=1e-4)
+
+
+class Ascii:
+    """A tokenizer whose tokens are characters."""
+    eos = 0
+
+    def encode(self, text):
+        return [ord(c) for c in text]
+
+    def decode_response(self, ids):
+        return "".join(map(chr, ids))
+
+
+def test_few_shot_answers_are_those_of_greedy_decoding():
+    """Token after token without a cache, up to the end of the line."""
+    for seed in range(5):
+        model = randomize(GPT(GPTConfig(128, 64, n_layer=1, n_head=2, d_model=32)), 0.3, seed)
+        ids, said = [0, *map(ord, "Q: What?\nA:")], []
+        with torch.no_grad():  # the fifth token ends the line
+            model.decoder.wpe.weight[len(ids) + 3] += 50 * model.decoder.wte.weight[ord("\n")]
+        while ord("\n") not in said:
+            said.append(int(model(torch.tensor([ids + said]))[0, -1].argmax()))
+        line = "".join(map(chr, said)).strip()
+        probe = {"kind": "few_shot", "task": "a", "prompt": "Q: What?\nA:"}
+        units = evaluate.few_shot_units(model, [
+            probe | {"answers": ["another", line]}, probe | {"answers": [line[:-1]]},
+            {"kind": "other"}], Ascii())
+        assert [u["right"] for u in units] == [True, False]
+
+
+def test_best_of_n_takes_the_best_of_the_first_n(run_folder, tmp_path):
+    evaluate.best_of(evaluate.BestOfConfig(
+        checkpoint=str(run_folder / "start.pt"), out=str(tmp_path), most=4, max_response=8,
+        prompts=str(run_folder / "data" / "prompts.test.jsonl"),
+        reward=str(run_folder / "reward.pt"), device="cpu"))
+    one, two, four = ([json.loads(line) for line in open(tmp_path / f"best_of_{n}.jsonl")]
+                      for n in (1, 2, 4))
+    assert all(a["reward"] <= b["reward"] <= c["reward"] for a, b, c in zip(one, two, four))
+    assert np.mean([r["reward"] for r in four]) > np.mean([r["reward"] for r in one])
+    assert {r["kl"] for r in one} == {0.0}
+    assert {r["kl"] for r in four} == {round(math.log(4) - 3 / 4, 5)}
+
+
+def test_accuracy_counts_pairs_as_the_labeler_orders_them(answered):
+    found = [json.loads(line) for line in open(answered / "accuracy" / "training.jsonl")]
+    tokenizer = load_tokenizer("world")
+    reward = load_model(ScalarGPT, answered / "reward.pt", ("reward",), tokenizer)
+    right = pairs = 0
+    for row in map(json.loads, open(answered / "comparisons.jsonl")):
+        scores = [reward(torch.tensor([tokenizer.encode_prompt(row["prompt"])
+                                       + tokenizer.encode_response(c)]))[0, -1].item()
+                  for c in row["completions"]]
+        for i in range(3):
+            for j in range(i + 1, 3):
+                right, pairs = right + (scores[i] > scores[j]), pairs + 1
+    assert (sum(u["right"] for u in found), sum(u["pairs"] for u in found)) == (right, pairs)
+
+
+# -- the report -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reported(answered):
+    study.main(study.StudyConfig(runs=(str(answered),), out=str(answered)))
+    return json.loads((answered / "results.json").read_text()), \
+        (answered / "report.md").read_text()
+
+
+def numbers_of(results):
+    """Every [figure, low, high] of a results.json, as the report may print it."""
+    if isinstance(results, dict):
+        for value in results.values():
+            yield from numbers_of(value)
+    elif isinstance(results, list):
+        if len(results) == 3 and all(isinstance(x, float) for x in results):
+            for scale in (1, 100):
+                for digits in (1, 2, 3):
+                    yield shown(results, scale, digits)
+        else:
+            for value in results:
+                yield from numbers_of(value)
+
+
+def test_every_number_of_the_report_stands_in_the_results(reported):
+    results, report = reported
+    printed = set(re.findall(r"-?\d+\.\d+ \[-?\d+\.\d+, -?\d+\.\d+\]", report))
+    assert len(printed) > 40
+    assert not printed - set(numbers_of(results))
+
+
+def test_the_report_has_the_tables_of_one_size(reported):
+    _, report = reported
+    for title in ("Win rates", "Figure 4", "Truthfulness and toxicity", "Alignment tax",
+                  "Reward model", "The paper's claims", "Answers, drawn at random"):
+        assert f"## {title}" in report
+    for name in ("GPT, prompted", "SFT", "PPO", "PPO-ptx"):
+        assert f"| {name} " in report
+    assert "bit for bit" in report  # and what is not promised
+
+
+def test_results_are_means_of_units(answered, reported):
+    results, _ = reported
+    for name in ("base", "ppo"):
+        rows = units(answered, name, "test")
+        found = results["models"]["mini"][name]
+        assert found["reward"][0] == pytest.approx(np.mean([u["reward"] for u in rows]))
+        assert found["few_shot"][0] == pytest.approx(
+            np.mean([u["right"] for u in units(answered, name, "few_shot")]))
+        assert found["reward"][1] < found["reward"][0] < found["reward"][2]
+    assert "win_rate" not in results["models"]["mini"]["sft"]  # not against itself
+
+
+def test_the_same_run_gives_the_same_report(answered, reported, tmp_path):
+    study.main(study.StudyConfig(runs=(str(answered),), out=str(tmp_path)))
+    assert (tmp_path / "report.md").read_text() == reported[1]
+
+
+def test_several_seeds_and_sizes(answered, tmp_path):
+    """Two copies of a run as two seeds, its models also as another size: the same figures."""
+    import shutil
+    for seed in (1, 2):
+        shutil.copytree(answered, tmp_path / f"world-{seed}")
+        for name in ("prompted", "base", "ppo"):  # fewer models, in less time
+            (tmp_path / f"world-{seed}" / "answers" / f"{name}.jsonl").unlink()
+        shutil.copytree(tmp_path / f"world-{seed}" / "answers",
+                        tmp_path / f"world-{seed}" / "mini-s" / "answers")
+    study.main(study.StudyConfig(
+        runs=tuple(str(tmp_path / f"world-{s}") for s in (1, 2)), sizes=("mini-s", "mini"),
+        out=str(tmp_path / "study")))
+    results = json.loads((tmp_path / "study" / "results.json").read_text())
+    one, two = (results["models"][size]["sft"]["reward"][0] for size in ("mini-s", "mini"))
+    single = json.loads((answered / "results.json").read_text())
+    assert one == two == pytest.approx(single["models"]["mini"]["sft"]["reward"][0])
+    report = (tmp_path / "study" / "report.md").read_text()
+    assert "## Figure 1" in report and "## Figure 3" in report and "bootstrap over prompts and" \
+        in report
+    assert len(set(re.findall(r"\d+\.\d+ \[", report))) > 20
+
+
+def test_verdicts():
+    assert study.verdict([0.6, 0.51, 0.7], 0.5) == "reproduced"
+    assert study.verdict([0.4, 0.3, 0.49], 0.5) == "not reproduced"
+    assert study.verdict([0.55, 0.45, 0.6], 0.5) == "not decided"
+
+
+def test_claims_look_the_right_way(answered):
+    """PPO-ptx that answers everything well and a base model that does not: every claim on what
+    they say is reproduced; exchanged, none is."""
+    def verdicts(good_name, bad_name):
+        run = study.Run(answered, study.StudyConfig(runs=(), out=""))
+        prompts = run.prompts
+
+        def fake(model):
+            said = {good_name: lambda i: prompts[i]["key"], bad_name: None}.get(model)
+            rows = [{"row": i, "answer": GOOD[i] if said else "Why? Why? Why?", "reward": 0.0,
+                     "kl": 0.0, "length": 3} for i in range(len(prompts))]
+            return {"test": rows, "text": [], "closed": [], "truthful": [], "toxicity": [],
+                    "few_shot": []}
+        run.answers, run.has = fake, lambda model: model in (good_name, bad_name)
+        whole = study.Study(study.StudyConfig(runs=(), out=""))
+        whole.runs, whole.judged = [run], True
+        return {c["claim"]: c["verdict"] for c in study.claims(whole)
+                if c["unit"] in ("win rate", "share")}
+    GOOD = [people.demonstrate(WORLD, t, "plain", None) for t in tasks(120)]
+    found = verdicts("ppo_ptx", "base")
+    assert len(found) == 4 and set(found.values()) == {"reproduced"}, found
+    assert "reproduced" not in set(verdicts("base", "ppo_ptx").values())
+
+
+def test_tables_line_up():
+    lines = table(["a", "bb"], [["1", "2"], ["333", "4"]]).split("\n")
+    assert len({len(line) for line in lines}) == 1 and len(lines) == 4
+    assert shown(None) == "–" and shown([0.5, 0.25, 1], 100, 0) == "50 [25, 100]"
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+
+def test_a_run_without_answers_and_a_damaged_file_are_one_line(answered, tmp_path):
+    with pytest.raises(InputError, match="prompts.test.jsonl"):
+        study.main(study.StudyConfig(runs=(str(tmp_path),), out=str(tmp_path)))
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"a": 1}\n{"a":\n')
+    with pytest.raises(InputError, match=r"x.jsonl:2: not JSON"):
+        evaluate.read_json_lines(path)
+    path.write_text("[1]\n")
+    with pytest.raises(InputError, match="x.jsonl:1: .* is not an object"):
+        evaluate.read_json_lines(path)
+    with pytest.raises(InputError, match="both or neither"):
+        evaluate.AnswersConfig(checkpoint="", out="", prompts="", reward="", prefix_from="x")
+    with pytest.raises(InputError, match="expected one of --sizes"):
+        study.main(study.StudyConfig(runs=(str(answered),), out="", sizes=("a", "b"), own="c"))
+
+
+def test_a_context_without_room_for_an_answer_is_one_line(run_folder):
+    with pytest.raises(InputError, match="leaves room for 190 response"):
+        evaluate.answers(evaluate.AnswersConfig(
+            checkpoint=str(run_folder / "ppo.pt"), out=str(run_folder / "none.jsonl"),
+            prompts=str(run_folder / "data" / "prompts.test.jsonl"),
+            reward=str(run_folder / "reward.pt"), max_response=190, device="cpu"))
+    assert not (run_folder / "none.jsonl").exists()

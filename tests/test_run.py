@@ -1,0 +1,127 @@
+"""run.sh as a script: which commands it runs, in which order, and that it repeats none in vain.
+
+A stand-in for Python writes down each command and makes the file that its --out names, so that the
+whole pipeline takes a second here; what the commands do is tested elsewhere.
+"""
+
+import os
+import shutil
+import stat
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+STAND_IN = """#!/usr/bin/env bash
+[ "$1" != -c ] || exit 0
+echo "$*" >>"$LOG"
+while [ $# -gt 0 ]; do
+    [ "$1" != --keep_every ] || kept=yes
+    if [ "$1" = --out ]; then
+        case "$2" in
+            *.pt | *.jsonl) mkdir -p "$(dirname "$2")"; touch "$2"
+                            for n in 3 6 9 12 15 18 21 24 27 30; do touch "${2%.pt}-$n.pt"; done ;;
+            *) mkdir -p "$2"; touch "$2"/{text.txt,filters.json,best_of_64.jsonl} ;;
+        esac
+    fi
+    shift
+done
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    """A function that runs run.sh with the stand-in; returns the commands that it ran."""
+    shutil.copy(ROOT / "run.sh", tmp_path)
+    (tmp_path / "data").mkdir()
+    shutil.copy(ROOT / "data" / "study.sh", tmp_path / "data")
+    (tmp_path / "bin").mkdir()
+    stand_in = tmp_path / "bin" / "python3"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(stand_in.stat().st_mode | stat.S_IXUSR)
+    log = tmp_path / "log"
+
+    def run(*flags):
+        log.write_text("")
+        done = subprocess.run(["./run.sh", *flags], cwd=tmp_path, capture_output=True, text=True,
+                              env=os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+                                                "LOG": str(log)}, check=False)
+        assert done.returncode == 0, done.stderr
+        return log.read_text().splitlines()
+    run.folder = tmp_path
+    return run
+
+
+def outputs(commands):
+    """What each command makes, in order."""
+    return [words[words.index("--out") + 1] for words in map(str.split, commands)]
+
+
+def test_everything_is_made_once_and_in_order(script):
+    made = outputs(script())
+    assert len(made) == len(set(made))
+    order = ["world", "data", "base.pt", "start.pt", "completions.train.jsonl",
+             "data/comparisons.train.jsonl", "reward.pt", "sft.pt", "ppo.pt", "ppo_ptx.pt",
+             "answers/base.jsonl", "answers/ppo_ptx.jsonl"]
+    places = [made.index(f"runs/world-0/{name}") for name in order]
+    assert places == sorted(places)
+    assert made[-1] == "runs/world-0"  # the report comes last
+
+
+def test_a_second_run_makes_only_the_report(script):
+    script()
+    assert outputs(script()) == ["runs/world-0"]
+
+
+def test_what_is_missing_is_made_again_with_what_depends_on_it(script):
+    script()
+    (script.folder / "runs/world-0/sft.pt").unlink()
+    assert outputs(script()) == [f"runs/world-0{x}" for x in ("/sft.pt", "/answers/sft.jsonl", "")]
+
+
+def test_what_is_older_than_what_it_is_made_from_is_made_again(script):
+    before = outputs(script())
+    os.utime(script.folder / "runs/world-0/reward.pt", (2e9, 2e9))
+    again = outputs(script())
+    assert "runs/world-0/base.pt" not in again and "runs/world-0/reward.pt" not in again
+    for name in ("sft.pt", "ppo.pt", "ppo_ptx.pt", "answers/base.jsonl"):
+        assert f"runs/world-0/{name}" in again
+    assert set(again) < set(before)
+
+
+def test_fresh_starts_over_and_another_seed_or_name_has_a_folder_of_its_own(script):
+    first = outputs(script())
+    assert outputs(script("--fresh")) == first
+    assert outputs(script("--seed", "3"))[0] == "runs/world-3/world"
+    assert outputs(script("--name", "mine"))[0] == "runs/mine/world"
+
+
+def test_a_study_makes_every_seed_size_and_sweep_and_then_nothing_twice(script):
+    commands = script("study", "--seeds", "1 2", "--jobs", "2")
+    made = outputs(commands)
+    for seed in (1, 2):
+        for size in ("", "mini-s/", "mini-l/"):
+            for model in ("base", "prompted", "academic", "sft", "ppo", "ppo_ptx"):
+                assert f"runs/world-{seed}/{size}answers/{model}.jsonl" in made
+    for name in ("ptx_30", "kl_3", "no_kl-30", "from_base"):
+        assert f"runs/world-1/mini-s/answers/{name}.jsonl" in made
+        assert f"runs/world-2/mini-s/answers/{name}.jsonl" not in made  # sweeps: the first seed
+    assert made[-1] == "runs/study" and "--sizes mini-s mini mini-l" in commands[-1]
+    models = [name for name in made if name.endswith((".pt", ".jsonl"))]
+    assert len(models) == len(set(models))
+    again = [name for name in outputs(script("study", "--seeds", "1 2", "--jobs", "2"))
+             if name.endswith((".pt", ".jsonl"))]
+    assert again == []
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["study", "--jobs", "0"], "--jobs 0"), (["study", "--seeds", "a"], "--seeds a"),
+    (["--seed", "x"], "--seed x"), (["--seed"], "expected a value"), (["nonsense"], "no such"),
+    (["--nonsense"], "unknown flag"), (["--part", "nonsense"], "--part nonsense")])
+def test_bad_flags_are_one_line(script, flags, words):
+    done = subprocess.run(["./run.sh", *flags], cwd=script.folder, capture_output=True, text=True,
+                          env=os.environ | {"PATH": f"{script.folder / 'bin'}:"
+                                                    f"{os.environ['PATH']}",
+                                            "LOG": str(script.folder / "log")}, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr and len(done.stderr.splitlines()) == 1
