@@ -13,10 +13,13 @@ No mathematics lives here. A stage is `main(config)` around one frozen dataclass
 """
 
 import argparse
+import contextlib
 import dataclasses
 import fcntl
+import glob
 import hashlib
 import json
+import math
 import os
 import signal
 import sys
@@ -60,6 +63,28 @@ def _parse_bool(text):
     raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
 
 
+# Numbers on the command line are finite and at least 0; these are above 0, those at most 1, and
+# LIMITLESS ones anything finite. Without this a batch of 0 would divide by zero hours later.
+POSITIVE = {"batch", "minibatch", "inner_epochs", "episodes", "epochs", "max_prompt",
+            "max_response", "max_tokens", "micro_tokens", "ptx_per_episode", "save_every",
+            "show_every", "log_every", "choose_prompts", "bias_demonstrations", "judges", "most"}
+SHARES = {"ema_decay", "discount", "lam", "floor", "dropout"}
+LIMITLESS = {"limit_score"}
+
+
+def _fault(name, value):
+    """What is wrong with a number given for the field `name`, or None."""
+    if type(value) not in (int, float):
+        return None
+    if type(value) is int and abs(value) >= 2**62:  # more than a tensor or a seed can hold
+        return "expected a number below 2**62"
+    if not math.isfinite(value):
+        return "expected a finite number"
+    if name not in LIMITLESS and (value < 0 or name in POSITIVE and value == 0):
+        return "expected a number above 0" if name in POSITIVE else "expected 0 or more"
+    return "expected at most 1" if name in SHARES and value > 1 else None
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
@@ -68,9 +93,9 @@ class _Parser(argparse.ArgumentParser):
 def parse_config(config_class, description="", argv=None):
     """An instance of `config_class` from command-line flags, one flag per field.
 
-    `--field value`; booleans take true or false. An unknown flag, a missing required flag or a
-    value of another type prints one line and exits with code 2. `--help` lists every field with
-    its default and its source. Fields typed `tuple` take several values.
+    `--field value`; booleans take true or false. An unknown flag, a missing required flag, a value
+    of another type or a number out of bounds prints one line and exits with code 2. `--help` lists
+    every field with its default and its source. Fields typed `tuple` take several values.
     """
     parser = _Parser(description=description, allow_abbrev=False,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,19 +113,56 @@ def parse_config(config_class, description="", argv=None):
                             help=(shown + f.metadata["source"]).replace("%", "%%"), **options)
     values = vars(parser.parse_intermixed_args(argv))
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for f in dataclasses.fields(config_class):
+        value = values[f.name]
+        if f.metadata.get("required", False) and value in ("", ()):
+            parser.error(f"--{f.name}: expected a value")
+        if value != f.default and (fault := _fault(f.name, value)):
+            parser.error(f"--{f.name} {value}: {fault}")
     return config_class(**values)
 
 
 def run(main, config_class, description="", argv=None):
-    """Run `main(config)` with the settings of the command line; bad input exits with code 2."""
+    """Run `main(config)` with the settings of the command line. What can go wrong without a fault
+    in the program ends in one line: bad input and places that cannot be written with exit code 2,
+    numbers that are not finite and too little memory with 1, Ctrl-C with 130."""
     try:
         main(parse_config(config_class, description, argv))
     except InputError as error:
         sys.exit(fail(error, 2))
     except FloatingPointError as error:
-        sys.exit(fail(f"{error}; what was saved before is good, and nothing after it", 1))
-    except torch.OutOfMemoryError:
-        sys.exit(fail("out of memory: lower --micro_tokens, which changes no number", 1))
+        sys.exit(fail(f"{error}{Stage.place()}", 1))
+    except KeyboardInterrupt:  # before a stage has begun; later it ends its step, see Stage
+        sys.exit(fail("stopped; nothing was half written", 130))
+    except OSError as error:
+        _mute_standard_output()
+        sys.exit(fail(f"{error.filename or 'output'}: {error.strerror or error}", 2))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        sys.exit(fail(f"out of memory: lower {_memory_flags(config_class)}{Stage.place()}", 1))
+
+
+def _mute_standard_output():
+    """A full disk behind `> log` would fail once more when Python flushes at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_out_of_memory(error):
+    """On a GPU torch raises a class of its own, on a CPU a RuntimeError that only says so."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or \
+        "can't allocate memory" in str(error)
+
+
+def _memory_flags(config_class):
+    """The settings that decide how much memory a program takes, the harmless one first."""
+    names = {f.name for f in dataclasses.fields(config_class)}
+    flags = [f"--{name}" for name in ("micro_tokens", "batch", "max_response", "limit", "documents")
+             if name in names]
+    if "micro_tokens" in names:
+        flags[0] += " (it changes no number)"
+    return " or ".join(flags) or "the size of the input"
 
 
 def run_verbs(verbs, description, argv=None):
@@ -129,9 +191,29 @@ def fail(error, code):
 #   has not ended: objects {name: state_dict of models, optimizers, …}.
 
 
+def check_finite(numbers):
+    """Raise FloatingPointError, which names it, where one of {name: number} is not finite."""
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise FloatingPointError(f"{name} is {number}")
+
+
+def not_finite(contents, name=""):
+    """The name of a tensor in nested dicts and lists that holds something not finite, or None."""
+    if isinstance(contents, torch.Tensor):
+        return name if contents.is_floating_point() and not contents.isfinite().all() else None
+    parts = contents.items() if isinstance(contents, dict) else \
+        enumerate(contents) if isinstance(contents, (list, tuple)) else ()
+    return next(filter(None, (not_finite(part, f"{name}.{key}".lstrip("."))
+                              for key, part in parts)), None)
+
+
 def save_checkpoint(path, **contents):
-    """Write `path` whole or not at all: aside, flushed to the disk, then renamed."""
+    """Write `path` whole or not at all: aside, flushed to the disk, then renamed. Raises
+    FloatingPointError, and writes nothing, where a tensor holds something not finite."""
     path = Path(path)
+    if name := not_finite(contents):
+        raise FloatingPointError(f"{path} is not written: {name} holds values that are not finite")
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,16 +236,31 @@ def read_checkpoint(path, device="cpu"):
         raise InputError(f"{path}: no such checkpoint")
     try:
         with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("it is compressed")  # a small file could unpack to any size
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f"its entry {damaged} is damaged")
         contents = torch.load(path, map_location=device, weights_only=True)
-        if not isinstance(contents, dict) or "stage" not in contents:
-            raise ValueError("it names no stage")
+        _check_about(contents)
         return contents
     except Exception as error:  # a damaged file can fail anywhere in the zip or pickle reader
-        reason = str(error).split("\n")[0][:200]
+        reason = " ".join(str(error).split("\n")[0].split())[:200]
         raise InputError(f"{path}: not a whole checkpoint of this project ({reason})") from None
+
+
+def _check_about(contents):
+    """Raises ValueError or TypeError unless stage, tokenizer, shape and settings are there."""
+    if not isinstance(contents, dict) or not isinstance(contents.get("stage"), str):
+        raise ValueError("it names no stage")
+    for key in ("tokenizer", "model_config", "config"):
+        if not isinstance(contents.get(key), dict):
+            raise ValueError(f"it has no {key}")
+    if not all(isinstance(contents["tokenizer"].get(k), str) for k in ("name", "fingerprint")):
+        raise ValueError("it names no tokenizer")
+    if any(type(n) is not int for k, n in contents["model_config"].items() if k != "dropout"):
+        raise ValueError("its model_config is none")
+    GPTConfig(**contents["model_config"])
 
 
 def load_checkpoint(path, stages, tokenizer=None, device="cpu"):
@@ -175,10 +272,10 @@ def load_checkpoint(path, stages, tokenizer=None, device="cpu"):
     if contents["stage"] not in stages:
         raise InputError(f"{path}: a checkpoint of stage {contents['stage']!r}; expected "
                          f"{' or '.join(repr(s) for s in stages)}")
-    found = contents.get("tokenizer", {})
-    if tokenizer is not None and found.get("fingerprint") != tokenizer.fingerprint:
-        raise InputError(f"{path}: made with tokenizer {found.get('name')!r} "
-                         f"({found.get('fingerprint')}); expected {tokenizer.name!r} "
+    found = contents["tokenizer"]
+    if tokenizer is not None and found["fingerprint"] != tokenizer.fingerprint:
+        raise InputError(f"{path}: made with tokenizer {found['name']!r} "
+                         f"({found['fingerprint']}); expected {tokenizer.name!r} "
                          f"({tokenizer.fingerprint})")
     return contents
 
@@ -190,12 +287,29 @@ def load_model(model_class, path, stages, tokenizer, device="cpu", dropout=0.0):
     """
     contents = load_checkpoint(path, stages, tokenizer)
     config = GPTConfig(**contents["model_config"] | {"dropout": dropout})
-    model = model_class(config)
     try:
+        _check_shapes(model_class, config, contents.get("weights"))
+        model = model_class(config)
         model.load_state_dict(contents["weights"])
-    except RuntimeError as error:
+    except ValueError as error:
         raise InputError(f"{path}: not the weights of a {model_class.__name__}: {error}") from None
     return model.to(device)
+
+
+def _check_shapes(model_class, config, weights):
+    """Raises ValueError unless these are the weights of such a model, before a shape that a file
+    made up takes any memory."""
+    if not isinstance(weights, dict) or not all(isinstance(w, torch.Tensor)
+                                                for w in weights.values()):
+        raise ValueError("there are none")
+    if config.n_layer > len(weights):
+        raise ValueError(f"{len(weights)} tensors are too few for {config.n_layer} layers")
+    with torch.device("meta"):
+        expected = model_class(config).state_dict()
+    for name in expected.keys() | weights.keys():
+        if name not in expected or name not in weights or \
+                expected[name].shape != weights[name].shape:
+            raise ValueError(f"{name} is missing, extra or of another shape")
 
 
 def device_of(name):
@@ -206,6 +320,41 @@ def device_of(name):
         raise InputError("--device cuda: torch sees no GPU here; expected cpu or auto")
     gpu = torch.cuda.is_available() and name != "cpu"
     return torch.device("cuda" if gpu else "cpu")
+
+
+# -- one writer at a time -------------------------------------------------------------------------
+
+
+def lock(out, path):
+    """The open file `path`, locked until it is closed or the process ends, however that happens.
+    Raises InputError where another process, which writes `out`, holds it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w")
+    except OSError as error:
+        raise InputError(f"{path.parent}: {error.strerror}; expected a folder to write into") \
+            from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise InputError(f"{out}: another run is writing it") from None
+    return file
+
+
+@contextlib.contextmanager
+def alone(out, is_file=False):
+    """Nobody else writes the folder `out`, or the file, by `alone` meanwhile. Raises InputError
+    if somebody does, or if it cannot be written."""
+    out = Path(out)
+    path = out.with_name(f".{out.name}.lock") if is_file else out / ".lock"
+    file = lock(out, path)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        file.close()
 
 
 # -- a stage as a run of steps: resume, log, save, stop -------------------------------------------
@@ -219,31 +368,42 @@ class Stage:
     ppo.resume.pt  where to go on from, and ppo.resume-1.pt the one before; gone when it ends
     """
 
+    running = None  # the stage of this process, for `run` to say where it stopped
+
     def __init__(self, stage, config, model_config, tokenizer):
         self.out = Path(config.out)
+        if not self.out.name or self.out.is_dir():
+            raise InputError(f"--out {config.out}: expected a file to write")
         self.metrics = self.out.with_suffix(".jsonl")
         self.saved = [self.out.with_suffix(".resume.pt"), self.out.with_suffix(".resume-1.pt")]
         self.about = {
             "stage": stage, "config": dataclasses.asdict(config),
             "model_config": dataclasses.asdict(model_config),
             "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint}}
-        self.stop_signal, self.first_step = None, 0
+        self.stop_signal, self.first_step, self.step, self.saved_step = None, 0, 0, 0
         self.started = self.last_step = time.time()
-        self._lock()
+        self.lock = lock(self.out, self.out.with_suffix(".lock"))
+        self._remove_what_a_kill_left()
+        Stage.running = self
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
-    def _lock(self):
-        try:
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            self.lock = open(self.out.with_suffix(".lock"), "w")
-        except OSError as error:
-            raise InputError(f"{self.out.parent}: cannot be written to ({error.strerror})") \
-                from None
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{self.out}: another run is writing it") from None
+    def _remove_what_a_kill_left(self):
+        """Half a checkpoint, each time that a run was killed while it wrote one."""
+        for path in (self.out, *self.saved):
+            for half in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):
+                half.unlink(missing_ok=True)
+
+    @classmethod
+    def place(cls):
+        """Where the running stage is and what it can go on from, to follow an error."""
+        if cls.running is None:
+            return ""
+        self, place = cls.running, f"; in step {cls.running.step + 1} of {cls.running.out}"
+        if not self.saved_step:
+            return place + "; nothing was saved before"
+        good = next(path for path in self.saved if path.exists())
+        return place + f"; the last good checkpoint is {good}, after step {self.saved_step}"
 
     def _on_signal(self, number, frame):
         self.stop_signal = number  # the step in progress ends first; see `after_step`
@@ -259,13 +419,16 @@ class Stage:
             except InputError as error:
                 print(f"{error}; trying the one before it", flush=True)
                 continue
-            if state["config"] != self.about["config"] or \
-                    state["tokenizer"] != self.about["tokenizer"]:
+            if any(state[key] != self.about[key] for key in self.about):
                 raise InputError(f"{path}: left by a run with other settings; remove it or give "
                                  f"the same ones")
-            for name, thing in objects.items():
-                thing.load_state_dict(state["objects"][name])
-            self.first_step = state["step"]
+            try:
+                for name, thing in objects.items():
+                    thing.load_state_dict(state["objects"][name])
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise InputError(f"{path}: does not fit this run ({error}); remove it") from None
+            os.replace(path, self.saved[0])  # so that the next save keeps it, not a damaged one
+            self.first_step = self.saved_step = state["step"]
             print(f"going on after step {self.first_step} of {path}", flush=True)
             break
         self._keep_metrics_before(self.first_step)
@@ -273,20 +436,37 @@ class Stage:
         return self.first_step
 
     def _keep_metrics_before(self, step):
+        """A metrics file's lines before `step`; what a crash garbled is left out."""
         lines = []
         if step and self.metrics.exists():
-            lines = [line for line in self.metrics.read_text().splitlines(keepends=True)
-                     if line.endswith("\n") and json.loads(line)["step"] < step]
-        self.metrics.write_text("".join(lines))
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # the rest is later still
+                for line in self.metrics.read_text(errors="replace").splitlines(keepends=True):
+                    if line.endswith("\n") and json.loads(line)["step"] < step:
+                        lines.append(line)
+        with self._writing_metrics():
+            aside = self.metrics.with_name(f".{self.metrics.name}.partial")
+            aside.write_text("".join(lines))
+            os.replace(aside, self.metrics)
+
+    @contextlib.contextmanager
+    def _writing_metrics(self):
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"{self.metrics}: {error.strerror or error}; what was saved before is "
+                             f"intact") from None
 
     def seed_step(self, step, seed):
         """Make all randomness of a step (dropout, samples, shuffles) a function of seed and step,
         so that a run that goes on draws what the undisturbed one would have drawn."""
+        self.step = step
         digest = hashlib.sha256(f"{self.about['stage']} {seed} {step}".encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:7], "little"))
 
     def log(self, step, steps, numbers, tokens, shown):
-        """One line of the numbers named in `shown`, and all of them as one line of JSON."""
+        """One line of the numbers named in `shown`, and all of them as one line of JSON. Raises
+        FloatingPointError where one is not finite."""
+        check_finite(numbers)
         now = time.time()
         speed, self.last_step = tokens / (now - self.last_step), now
         left = (now - self.started) / (step + 1 - self.first_step) * (steps - step - 1)
@@ -297,7 +477,7 @@ class Stage:
 
     def note(self, step, **record):
         """One line of JSON in the metrics file."""
-        with open(self.metrics, "a") as file:
+        with self._writing_metrics(), open(self.metrics, "a") as file:
             file.write(json.dumps({"step": step, **record}) + "\n")
 
     def show(self, step, prompts, answers):
@@ -314,6 +494,7 @@ class Stage:
             os.replace(self.saved[0], self.saved[1])
         save_checkpoint(self.saved[0], step=step + 1, **self.about,
                         objects={k: thing.state_dict() for k, thing in objects.items()})
+        self.saved_step = step + 1
         if self.stop_signal is not None:
             print(f"stopped after step {step + 1}; the same command goes on from there",
                   file=sys.stderr)
@@ -329,8 +510,9 @@ class Stage:
         save_checkpoint(self.out, **self.about, step=step, weights=weights, **more)
         for path in self.saved:
             path.unlink(missing_ok=True)
-        self.lock.close()
         self.out.with_suffix(".lock").unlink(missing_ok=True)
+        self.lock.close()
+        Stage.running = None
         print(f"wrote {self.out}", flush=True)
 
 

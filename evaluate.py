@@ -14,7 +14,6 @@ Every file written here holds units: one line per prompt, per window of text, pe
 units that were sampled (prompts, and seeds where there are several).
 """
 
-import json
 import math
 import random
 from dataclasses import dataclass
@@ -23,13 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import InputError, device_of, load_model, required, run_verbs, setting
+from common import InputError, alone, device_of, load_model, required, run_verbs, setting
 from data.batching import length_sorted_batches, pad_right, seeded_generator, text_in_order
 from data.labelers import prefers
-from data.readers import read_demonstrations, read_prompts, read_text, write_jsonl
+from data.readers import (_json_object, read_demonstrations, read_prompts, read_text,
+                          write_jsonl)
 from data.report import shown, table
 from data.samples import TASKS, paper_figure, read_samples
-from data.tokenizer import load_tokenizer
+from data.tokenizer import load_tokenizer, read_utf8
 from model import (GPT, ScalarGPT, compute_dtype, generate, response_logprobs, target_logprobs)
 from reward import has_pairs, load_rankings, micro_batches, ranking_loss, score_rankings
 
@@ -95,8 +95,9 @@ def sample(config):
                                      config.temperature, tokenizer.eos, config.seed, which)
         for i, response in zip(owners, responses):
             completions[i].append(tokenizer.decode_response(response))
-    write_jsonl(config.out, [{"prompt": p.prompt, "completions": c, **p.extra}
-                             for (p, _), c in zip(pairs, completions)])
+    with alone(config.out, is_file=True):
+        write_jsonl(config.out, [{"prompt": p.prompt, "completions": c, **p.extra}
+                                 for (p, _), c in zip(pairs, completions)])
     print(f"wrote {sum(counts)} completions of {len(pairs)} prompts to {config.out}")
 
 
@@ -161,7 +162,8 @@ def answers(config):
     if config.text and not prefix:
         units += [{"kind": "text", "loss": loss} for loss in
                   losses_of_text(model, tokenizer, config.text)]
-    write_jsonl(config.out, units)
+    with alone(config.out, is_file=True):
+        write_jsonl(config.out, units)
     told = [u for u in units if u["kind"] == "test"]
     print(f"{config.out}: {len(told)} answers to test prompts, mean reward "
           f"{sum(u['reward'] for u in told) / len(told):.3f}", flush=True)
@@ -185,19 +187,30 @@ def questions(config):
 
 def read_json_lines(path):
     """The objects of a JSON Lines file. Raises InputError for a missing file or a bad line."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error})") from None
-    rows = []
-    for number, line in enumerate(lines, 1):
+    rows, lines = [], read_utf8(path).split("\n")  # splitlines would cut at U+2028, which a model
+    for number, line in enumerate(lines[:-1] + list(filter(None, lines[-1:])), 1):  # may write
         try:
-            rows.append(json.loads(line))
+            rows.append(_json_object(line))
         except ValueError as error:
-            raise InputError(f"{path}:{number}: not JSON ({error}); expected an object") from None
-        if not isinstance(rows[-1], dict):
-            raise InputError(f"{path}:{number}: expected a JSON object")
+            raise InputError(f"{path}:{number}: {error}") from None
     return rows
+
+
+NUMBER = (int, float)
+ANSWER_UNIT = {"row": int, "answer": str, "reward": NUMBER, "kl": NUMBER, "length": int}
+UNITS = {"text": {"loss": NUMBER}, "few_shot": {"task": str, "right": bool}}  # others are answers
+
+
+def read_units(path):
+    """The units that `answers` and `best_of` write. Raises InputError where one is none."""
+    units = read_json_lines(path)
+    for number, unit in enumerate(units, 1):
+        kind = unit.get("kind")
+        wanted = UNITS.get(kind, ANSWER_UNIT) if isinstance(kind, str) else {"kind": str}
+        for key, kinds in wanted.items():
+            if not isinstance(unit.get(key), kinds):
+                raise InputError(f"{path}:{number}: no {key}; expected a unit of answers")
+    return units
 
 
 def measure(prompts, responses, reward_model, model=None, reference=None, temperature=1.0,
@@ -315,10 +328,12 @@ def best_of(config):
         best = [max(old, new) for old, new in zip(best, zip(scores_N, responses))]
         if n & (n - 1) == 0:
             kl = math.log(n) - (n - 1) / n
-            write_jsonl(Path(config.out) / f"best_of_{n}.jsonl", [
-                {"kind": "test", "row": i, "answer": tokenizer.decode_response(said),
-                 "reward": round(score, 5), "kl": round(kl, 5), "length": len(said)}
-                for (i, _), (score, said) in zip(rows, best)])
+            path = Path(config.out) / f"best_of_{n}.jsonl"
+            with alone(path, is_file=True):
+                write_jsonl(path, [
+                    {"kind": "test", "row": i, "answer": tokenizer.decode_response(said),
+                     "reward": round(score, 5), "kl": round(kl, 5), "length": len(said)}
+                    for (i, _), (score, said) in zip(rows, best)])
             print(f"best of {n}: mean reward {sum(s for s, _ in best) / len(best):.3f}, "
                   f"KL {kl:.2f}", flush=True)
 
@@ -351,7 +366,8 @@ def accuracy(config):
                           "right": round(stats["accuracy"] * stats["pairs"])})
     if not units:
         raise InputError(f"{config.comparisons}: no two completions differ in rank")
-    write_jsonl(config.out, units)
+    with alone(config.out, is_file=True):
+        write_jsonl(config.out, units)
     right, pairs = (sum(u[k] for u in units) for k in ("right", "pairs"))
     print(f"{config.out}: {100 * right / pairs:.1f} % of {pairs} pairs", flush=True)
 
@@ -363,6 +379,8 @@ def judge_pairs(keys, ones, others, labelers, seed=0, judges=1):
     """wins_N: for each prompt the mean over `judges` labelers of 1 where the answer in `ones` is
     preferred, 0 where that in `others` is, ½ for a tie. Which answer a labeler sees first is
     random."""
+    if judges > len(labelers):
+        raise InputError(f"--judges {judges}: expected at most {len(labelers)}, all there are")
     wins = []
     for i, (key, one, other) in enumerate(zip(keys, ones, others, strict=True)):
         rng = random.Random(f"judge {seed} {i}")

@@ -540,7 +540,7 @@ def step_optimizer(model, optimizer, rate, max_grad_norm=0.0):
     limit = max_grad_norm if max_grad_norm > 0 else float("inf")
     norm = nn.utils.clip_grad_norm_(model.parameters(), limit).item()
     if not math.isfinite(norm):
-        raise FloatingPointError(f"the gradient's norm is {norm}")
+        raise FloatingPointError(f"the norm of the {type(model).__name__}'s gradient is {norm}")
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()

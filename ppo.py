@@ -29,7 +29,8 @@ from typing import NamedTuple
 
 import torch
 
-from common import InputError, Stage, device_of, load_model, required, run, setting
+from common import (InputError, Stage, check_finite, device_of, load_model, required, run,
+                    setting)
 from data.batching import examples_of_step, length_sorted_batches, text_window
 from data.readers import read_prompts, read_text
 from data.tokenizer import load_tokenizer
@@ -364,6 +365,7 @@ def update(state, rollout, next_text, config, rate, first):
             check_first_ratio(stats, low_precision(rows.device))
         if config.ptx_coef:
             stats["ptx_loss"] = ptx_gradient(policy, next_text(number), config)
+        check_finite(stats)
         stats["grad_norm"] = step_optimizer(policy, optimizer, rate, config.max_grad_norm)
         update_ema(state.average, policy, config.ema_decay)
         return stats
@@ -372,6 +374,7 @@ def update(state, rollout, next_text, config, rate, first):
         value_model, optimizer = state.value_model, state.value_optimizer
         with step_in_backward(value_model, optimizer, config.value_rate, in_backward):
             stats = value_gradient(value_model, rollout, returns_BR, rows, config)
+        check_finite(stats)
         step_optimizer(value_model, optimizer, config.value_rate, config.max_grad_norm)
         return stats
 
@@ -470,6 +473,9 @@ def main(config):
     reference, reward_model, state = load(config, tokenizer, device)
     prompts = load_prompts(config, tokenizer, state.policy.config.n_ctx)
     text = tokenizer.encode_documents(read_text(config.text)) if config.ptx_coef else None
+    if config.ptx_tokens > state.policy.config.n_ctx:
+        raise InputError(f"--ptx_tokens {config.ptx_tokens}: expected at most the context of "
+                         f"{state.policy.config.n_ctx}")
     stage = Stage("ppo", config, state.policy.config, tokenizer)
 
     for iteration in range(stage.resume(state._asdict()), config.iterations):

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from common import InputError, Stage, device_of, load_model, required, run, setting
+from common import (InputError, Stage, check_finite, device_of, load_model, required, run,
+                    setting)
 from data.batching import examples_of_step, length_sorted_batches, pad_right
 from data.readers import read_comparisons, read_demonstrations
 from data.tokenizer import load_tokenizer
@@ -172,6 +173,7 @@ def train_step(reward_model, optimizer, rankings, rate, config):
         numbers["accuracy"] += stats["accuracy"] * stats["pairs"]
         numbers["pairs"] += stats["pairs"]
     numbers["accuracy"] /= max(1, numbers["pairs"])
+    check_finite(numbers)
     numbers["grad_norm"] = step_optimizer(reward_model, optimizer, rate, config.max_grad_norm)
     return numbers
 

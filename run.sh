@@ -16,6 +16,7 @@
 #                                                    question, a chat
 #   ./run.sh plot [--run RUN] [--out FOLDER]         pictures of a run, in RUN/plots
 #   ./run.sh test [pytest's flags]                   the tests
+#   ./run.sh prove [math|lost|soak|fuzz|mutation]    the proofs, run now, and a table of them
 #
 # Everything a run makes lies in runs/NAME. Running it again makes only what is missing or older
 # than what it is made from; a stage that was stopped goes on from its last checkpoint.
@@ -49,6 +50,11 @@ if [ "${1:-}" = test ]; then
     find_python "torch numpy tiktoken pytest hypothesis" requirements-dev.txt
     exec "$PYTHON" -m pytest -q -m "not slow" tests "$@"
 fi
+if [ "${1:-}" = prove ]; then # no part: all of them, some half an hour
+    shift
+    find_python "torch numpy tiktoken pytest hypothesis scipy" requirements-dev.txt
+    exec "$PYTHON" tests/prove.py "$@"
+fi
 MODULE=
 case "${1:-}" in # all flags of these: ./run.sh label --help, and so on
     label) MODULE=data.label ;;
@@ -68,7 +74,7 @@ case "${1:-}" in
     real | hh | study) VERB=$1; shift ;;
     -h | --help) sed -n '2,/^set -euo/{/^set -euo/!s/^# \{0,1\}//p}' "$0"; exit 0 ;;
     "" | --*) ;;
-    *) die "$1: no such command; expected nothing, study, real, hh, label, ask, plot or test" \
+    *) die "$1: no such command; expected nothing, study, real, hh, label, ask, plot, test or prove" \
            "(./run.sh --help)" ;;
 esac
 while [ $# -gt 0 ]; do

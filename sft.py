@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from common import InputError, Stage, device_of, load_model, required, run, setting
+from common import (InputError, Stage, check_finite, device_of, load_model, required, run,
+                    setting)
 from data.batching import (examples_of_step, length_sorted_batches, pad_right, text_in_order,
                            text_window)
 from data.readers import read_demonstrations, read_prompts, read_text
@@ -74,6 +75,8 @@ class SFTConfig:
             raise InputError("--text with --demonstrations needs --ptx_fraction, and the other way")
         if not 0 <= self.ptx_fraction < 1:
             raise InputError(f"--ptx_fraction {self.ptx_fraction}: expected 0 up to 1")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"--dropout {self.dropout}: expected 0 up to 1")
         if self.reward and not self.prompts:
             raise InputError("--reward chooses the epoch on --prompts: expected both")
 
@@ -265,10 +268,12 @@ def main(config):
         for name, weight, tokens_BT, mask_BT in data.parts(step):
             numbers[name] = lm_gradient(model, tokens_BT, mask_BT, weight, config.micro_tokens)
             tokens += tokens_BT.numel()
+        check_finite(numbers)
         numbers["grad_norm"] = step_optimizer(model, optimizer, rate, config.max_grad_norm)
         ends_epoch = (step + 1) % data.steps_per_epoch == 0 or step + 1 == steps
         if ends_epoch:
             numbers |= validation.measure(model)
+            check_finite(numbers)  # before a score that is none can hide the best epoch
             judge.see(numbers.get("valid_reward"), model)
         if ends_epoch or (step + 1) % config.log_every == 0:
             stage.log(step, steps, numbers, tokens, [name for name in SHOWN if name in numbers])

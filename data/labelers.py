@@ -20,7 +20,7 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from common import InputError, required, run, setting
+from common import InputError, alone, required, run, setting
 from data import people, readers
 from data.rule import Judgement, overall, quality, toxic, truthful  # noqa: F401 (public here)
 from data.tasks import USE_CASES, Voice
@@ -206,7 +206,8 @@ def main(config):
     labelers = choose(config.group)
     rng = random.Random(f"ranking {config.seed}")
     rows = [label(row, rng.choice(labelers), rng) for row in read_completions(config.completions)]
-    readers.write_jsonl(config.out, rows)
+    with alone(config.out, is_file=True):
+        readers.write_jsonl(config.out, rows)
     print(f"{config.out}: {len(rows):,} comparisons by {len({r['labeler'] for r in rows})} "
           "simulated labelers")
 

@@ -22,7 +22,7 @@ import json
 import pathlib
 from dataclasses import dataclass
 
-from common import InputError, required, run, setting
+from common import InputError, alone, required, run, setting
 from data import filters, formats, readers
 from data.tokenizer import END_OF_TEXT, load_tokenizer
 
@@ -194,24 +194,20 @@ def _cut(document, fraction):
 
 
 def write(config, rows, text, tokenizer, report):
-    """Write every file; {name: number of rows or documents}."""
-    out = pathlib.Path(config.out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: {error.strerror}; expected a folder to write into") from error
-    written = {}
+    """Write every file, or none; {name: number of rows or documents}."""
+    out, files, written = pathlib.Path(config.out), {}, {}
     for kind, sides in rows.items():
         for side, found in sides.items():
             written[f"{kind}.{side}.jsonl"] = len(found)
-            readers.write_jsonl(out / f"{kind}.{side}.jsonl", found)
+            files[out / f"{kind}.{side}.jsonl"] = readers.as_lines(found)
     for side, documents in text.items():
         written[f"text.{side}.txt"] = len(documents)
-        readers.write_whole(out / f"text.{side}.txt",
-                            [f"\n{END_OF_TEXT}\n".join(documents) + "\n"])
+        files[out / f"text.{side}.txt"] = [f"\n{END_OF_TEXT}\n".join(documents) + "\n"]
     summary = {"tokenizer": tokenizer.fingerprint, "seed": config.seed,
                "filters": report.entries, "written": written}
-    readers.write_whole(out / "filters.json", [json.dumps(summary, indent=2) + "\n"])
+    files[out / "filters.json"] = [json.dumps(summary, indent=2) + "\n"]
+    with alone(out):
+        readers.write_files(files)
     return written
 
 

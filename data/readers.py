@@ -331,29 +331,48 @@ def write_jsonl(path, rows):
     The file appears whole or not at all: it is written aside and then renamed. Raises InputError
     when the place cannot be written.
     """
-    lines = (json.dumps(row if isinstance(row, dict) else as_row(row), ensure_ascii=False,
-                        allow_nan=False) + "\n" for row in rows)
-    write_whole(path, lines)
+    write_whole(path, as_lines(rows))
+
+
+def as_lines(rows):
+    """Items or dicts as lines of JSON."""
+    return (json.dumps(row if isinstance(row, dict) else as_row(row), ensure_ascii=False,
+                       allow_nan=False) + "\n" for row in rows)
 
 
 def write_whole(path, parts):
-    """Write strings as one UTF-8 file, whole or not at all; its folder is made where missing."""
-    path = pathlib.Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Write strings as one UTF-8 file, whole or not at all."""
+    write_files({path: parts})
+
+
+def write_files(files):
+    """Write {path: strings} as UTF-8 files that belong together: all are written aside and
+    flushed, then all renamed, in this order; folders are made where missing. Raises InputError,
+    and changes no file, where one cannot be written."""
+    asides, path = {}, None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "wb") as raw:
-            with _compressed(raw) if path.suffix == ".gz" else contextlib.nullcontext(raw) as file:
-                for part in parts:
-                    file.write(part.encode())
-            raw.flush()
-            os.fsync(raw.fileno())
-        os.replace(aside, path)
+        for path, parts in files.items():
+            path = pathlib.Path(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            asides[path] = path.with_name(f".{path.name}.{os.getpid()}.partial")
+            _write_aside(asides[path], parts, path.suffix == ".gz")
+        for path, aside in asides.items():
+            os.replace(aside, path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; expected a place to write") from error
     finally:
-        with contextlib.suppress(OSError):      # already renamed, or never made
-            aside.unlink()
+        for aside in asides.values():
+            with contextlib.suppress(OSError):      # already renamed, or never made
+                aside.unlink()
+
+
+def _write_aside(path, parts, compressed):
+    with open(path, "wb") as raw:
+        with _compressed(raw) if compressed else contextlib.nullcontext(raw) as file:
+            for part in parts:
+                file.write(part.encode())
+        raw.flush()
+        os.fsync(raw.fileno())
 
 
 def _compressed(raw):

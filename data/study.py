@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from common import InputError, required, run, setting
+from common import InputError, alone, required, run, setting
 from data.labelers import agreements, choose, for_evaluation, quality, toxic, truthful
-from data.readers import write_whole
+from data.readers import write_files
 from data.report import markdown
 from data.runs import NAMES
-from evaluate import bootstrap, judge_pairs, ratio, read_json_lines
+from evaluate import bootstrap, judge_pairs, ratio, read_json_lines, read_units
 
 GROUPS = ("training", "held-out")  # of simulated labelers
 KEPT = range(3, 31, 3)  # iterations whose policy data/study.sh keeps
@@ -71,8 +71,12 @@ class Run:
     def answers(self, model):
         """{kind: units} of a model."""
         found = defaultdict(list)
-        for unit in read_json_lines(self.path(model)):
+        for number, unit in enumerate(read_units(self.path(model)), 1):
             found[unit["kind"]].append(unit)
+            of = self.prompts if unit["kind"] == "test" else self.probes
+            if not 0 <= unit.get("row", 0) < max(1, len(of)):
+                raise InputError(f"{self.path(model)}:{number}: row {unit['row']}; expected one "
+                                 f"of {len(of)}")
         return found
 
     def wins(self, one, other, group="training"):
@@ -132,7 +136,11 @@ class Run:
         path = self.folder / "accuracy" / f"{name}.jsonl"
         if not path.exists():
             return None
-        return np.array([[u["right"], u["pairs"]] for u in read_json_lines(path)])
+        units = read_json_lines(path)
+        if not units or not all(isinstance(u.get(k), int) for u in units
+                                for k in ("right", "pairs")):
+            raise InputError(f"{path}: expected right and pairs of comparisons")
+        return np.array([[u["right"], u["pairs"]] for u in units])
 
     def folds(self, name):
         """The same over the five folds of labelers; None where one is missing."""
@@ -277,7 +285,7 @@ class Study:
     def curves(self):
         """Reward, KL and entropy over the iterations of PPO, the first run's."""
         return {name: {what: [round(row[what], 4) for row in self.runs[0].metrics(name)
-                              if "reward" in row] for what in ("reward", "kl", "entropy")}
+                              if {"reward", "kl", "entropy"} <= row.keys()] for what in ("reward", "kl", "entropy")}
                 for name in ("ppo", "ppo_ptx")}
 
 
@@ -436,8 +444,9 @@ def main(config):
     study, out = Study(config), Path(config.out)
     results = study.results()
     text, pages = markdown(results), sample_page(study)
-    write_whole(out / "results.json", [json.dumps(results, indent=1) + "\n"])
-    write_whole(out / "report.md", [text + "\n\n" + pages + "\n"])
+    with alone(out):
+        write_files({out / "results.json": [json.dumps(results, indent=1) + "\n"],
+                     out / "report.md": [text + "\n\n" + pages + "\n"]})
     print(text)
     print(f"\nwrote {out / 'report.md'} and {out / 'results.json'}")
 

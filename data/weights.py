@@ -25,8 +25,8 @@ from pathlib import Path
 
 import torch
 
-from common import (InputError, load_checkpoint, load_model, required, run_verbs, save_checkpoint,
-                    setting)
+from common import (InputError, alone, load_checkpoint, load_model, required, run_verbs,
+                    save_checkpoint, setting)
 from data.readers import _json_object
 from data.safetensors import read_safetensors, write_bytes, write_safetensors
 from data.tokenizer import END_OF_TEXT, load_tokenizer, read_utf8
@@ -340,10 +340,11 @@ def import_model(config):
     tokenizer = load_tokenizer(config.tokenizer)
     model = read_gpt2(config.folder)
     _check_tokenizer(tokenizer, model.config)
-    save_checkpoint(config.out, stage="base", config=dataclasses.asdict(config),
-                    model_config=dataclasses.asdict(model.config), step=0,
-                    tokenizer={"name": tokenizer.name, "fingerprint": tokenizer.fingerprint},
-                    weights=model.state_dict())
+    with alone(config.out, is_file=True):
+        save_checkpoint(config.out, stage="base", config=dataclasses.asdict(config),
+                        model_config=dataclasses.asdict(model.config), step=0,
+                        tokenizer={"name": tokenizer.name, "fingerprint": tokenizer.fingerprint},
+                        weights=model.state_dict())
     print(f"wrote {config.out}: {sum(p.numel() for p in model.parameters()):,} parameters")
 
 
@@ -361,7 +362,8 @@ def export_model(config):
     tokenizer = load_tokenizer(config.tokenizer or contents["tokenizer"]["name"])
     scalar = contents["stage"] == "reward"
     model = load_model(ScalarGPT if scalar else GPT, config.checkpoint, stages, tokenizer)
-    (write_reward if scalar else write_gpt2)(model, config.out, tokenizer)
+    with alone(config.out):
+        (write_reward if scalar else write_gpt2)(model, config.out, tokenizer)
     print(f"wrote {config.out}: a {'reward model' if scalar else 'language model'} of "
           f"{sum(p.numel() for p in model.parameters()):,} parameters")
 

@@ -22,14 +22,14 @@ split, no test prompt is then in a training set.
 
 import itertools
 import json
-import os
 import pathlib
 import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from common import InputError, run, setting, required
+from common import InputError, alone, required, run, setting
 from data.grammar import FACTS, POOLS
+from data.readers import write_files
 from data.tasks import other
 from data.tokenizer import END_OF_TEXT
 
@@ -108,7 +108,9 @@ def main(config):
         if getattr(config, name) < 1:
             raise InputError(f"--{name} {getattr(config, name)}: expected 1 or more")
     files = generate(config)
-    write_folder(config.out, {name: _lines(name, rows) for name, rows in files.items()})
+    folder = pathlib.Path(config.out)
+    with alone(folder):
+        write_files({folder / name: [_lines(name, rows)] for name, rows in files.items()})
     for name, rows in files.items():
         print(f"{pathlib.Path(config.out, name)}: {len(rows):,} "
               + ("documents" if name.endswith(".txt") else "rows"))
@@ -118,23 +120,6 @@ def _lines(name, rows):
     if name.endswith(".txt"):
         return "".join(f"{row}\n{END_OF_TEXT}\n" for row in rows)
     return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def write_folder(folder, files):
-    """Write the named texts into the folder: all are written aside, then all renamed."""
-    folder = pathlib.Path(folder)
-    aside = {name: folder / f".{name}.{os.getpid()}.partial" for name in files}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            aside[name].write_text(text, encoding="utf-8")
-        for name in files:
-            os.replace(aside[name], folder / name)
-    except OSError as error:
-        raise InputError(f"{folder}: {error.strerror}; expected a folder to write") from error
-    finally:
-        for path in aside.values():
-            path.unlink(missing_ok=True) if folder.is_dir() else None
 
 
 if __name__ == "__main__":

@@ -233,3 +233,87 @@ def chi_squared_pvalue(counts, probabilities):
     statistic = sum((count - expected) ** 2 / expected for count, expected in cells)
     half = torch.tensor([(len(cells) - 1) / 2, statistic / 2], dtype=torch.float64)
     return float(torch.special.gammaincc(half[0], half[1]))
+
+
+# -- the decoder, from its description alone ----------------------------------------------------
+
+
+def layer_norm(x, gain, bias):
+    """Each position's features shifted and scaled to mean 0 and variance 1, then gain and bias."""
+    out = np.zeros(x.shape)
+    for i in np.ndindex(x.shape[:-1]):
+        mean = sum(x[i]) / len(x[i])
+        variance = sum((value - mean) ** 2 for value in x[i]) / len(x[i])
+        out[i] = (x[i] - mean) / math.sqrt(variance + 1e-5) * gain + bias
+    return out
+
+
+def gelu(x):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
+
+
+def decoder(weights, tokens, n_layer, n_head):
+    """GPT-2's hidden states: embeddings, then per layer attention and feed-forward, each on a
+    normalised copy and added back, then a last normalisation. `weights` are named as published."""
+    w = weights
+
+    def linear(x, name):
+        return x @ w[name + ".weight"].T + w[name + ".bias"]
+
+    def norm(x, name):
+        return layer_norm(x, w[name + ".weight"], w[name + ".bias"])
+
+    x = np.stack([[w["wte.weight"][token] + w["wpe.weight"][t] for t, token in enumerate(row)]
+                  for row in tokens])
+    B, T, D = x.shape
+    for layer in range(n_layer):
+        h = f"h.{layer}."
+        qkv = linear(norm(x, h + "ln_1"), h + "attn.c_attn")
+        heads = [qkv[:, :, part * D:(part + 1) * D].reshape(B, T, n_head, D // n_head)
+                 .transpose(0, 2, 1, 3) for part in range(3)]
+        mixed = attention(*heads).transpose(0, 2, 1, 3).reshape(B, T, D)
+        x = x + linear(mixed, h + "attn.c_proj")
+        x = x + linear(gelu(linear(norm(x, h + "ln_2"), h + "mlp.c_fc")), h + "mlp.c_proj")
+    return norm(x, "ln_f")
+
+
+# -- schedules, averages, intervals --------------------------------------------------------------
+
+
+def warm_cosine_rate(step, steps, peak, warmup, floor):
+    """Linear up to `peak` at step `warmup` − 1, `peak` at step `warmup`, half a cosine down to
+    `floor` · peak at the last step."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if step >= steps - 1 > warmup:
+        return peak * floor
+    angle = math.pi * (step - warmup) / max(1, steps - 1 - warmup)
+    return peak * floor + peak * (1 - floor) * math.cos(min(angle, math.pi) / 2) ** 2
+
+
+def masked_mean(x, mask):
+    kept = [float(x[i]) for i in np.ndindex(x.shape) if mask[i]]
+    return sum(kept) / len(kept) if kept else 0.0
+
+
+def inverse_cdf(probabilities, uniform):
+    """The first token whose cumulative share of the whole exceeds `uniform`."""
+    total, so_far = sum(probabilities), 0.0
+    for token, p in enumerate(probabilities):
+        so_far += p
+        if so_far > uniform * total:
+            return token
+    return len(probabilities) - 1
+
+
+def bootstrap_interval(values, picks):
+    """Mean, and the 2.5 % and 97.5 % points (interpolated) of the means of resampled values."""
+    means = sorted(sum(values[i] for i in pick) / len(pick) for pick in picks)
+
+    def point(q):
+        place = q * (len(means) - 1)
+        low = int(place)
+        high = min(low + 1, len(means) - 1)
+        return means[low] + (place - low) * (means[high] - means[low])
+
+    return sum(values) / len(values), point(0.025), point(0.975)

@@ -222,7 +222,7 @@ def test_other_bad_input_ends_the_command_with_one_line(tmp_path, vocabulary, in
         (good + ["--max_prompt_tokens", "0"], "--max_prompt_tokens is 0; expected 1 or more"),
         (good + ["--max_prompt_tokens", "1"], "prompts: no row is left to train on"),
         (good + ["--valid_fraction", "0.6", "--test_fraction", "0.5"], "together below 1"),
-        (good + ["--valid_fraction", "nan"], "together below 1"),
+        (good + ["--valid_fraction", "nan"], "expected a finite number"),
         (good + ["--text_valid_fraction", "1"], "between 0 and 1"),
         (good + ["--text", tmp_path / "empty"], "empty: no text in it"),
         (good + ["--text", tmp_path / "cut.gz"], "cut.gz:1: the gzip file is truncated"),

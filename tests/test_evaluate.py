@@ -427,7 +427,7 @@ def test_a_run_without_answers_and_a_damaged_file_are_one_line(answered, tmp_pat
     with pytest.raises(InputError, match=r"x.jsonl:2: not JSON"):
         evaluate.read_json_lines(path)
     path.write_text("[1]\n")
-    with pytest.raises(InputError, match="expected a JSON object"):
+    with pytest.raises(InputError, match="x.jsonl:1: .* is not an object"):
         evaluate.read_json_lines(path)
     with pytest.raises(InputError, match="both or neither"):
         evaluate.AnswersConfig(checkpoint="", out="", prompts="", reward="", prefix_from="x")

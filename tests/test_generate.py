@@ -164,7 +164,8 @@ def test_with_a_generator_given_the_global_random_state_is_neither_used_nor_move
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_first_and_second_tokens_follow_the_models_distribution(model, temperature):
+def test_first_and_second_tokens_follow_the_models_distribution(model, temperature,
+                                                                 record_property):
     draws, V = 20_000, TINY.vocab_size
     prompt, other = [2, 5, 1], [6]  # rows of another length among them must not matter
     samples = generate(model, [prompt, other] * draws, 2, temperature=temperature,
@@ -174,13 +175,14 @@ def test_first_and_second_tokens_follow_the_models_distribution(model, temperatu
     joint = np.concatenate([
         p * next_token_distribution(model, prompt + [token], temperature)
         for token, p in enumerate(first)])
-    counts = torch.bincount(drawn[:, 0], minlength=V).tolist()
-    assert naive.chi_squared_pvalue(counts, first) > 1e-4
-    counts = torch.bincount(drawn[:, 0] * V + drawn[:, 1], minlength=V * V).tolist()
-    assert naive.chi_squared_pvalue(counts, joint) > 1e-4
+    for cells, expected, n in ((drawn[:, 0], first, V),
+                               (drawn[:, 0] * V + drawn[:, 1], joint, V * V)):
+        p_value = naive.chi_squared_pvalue(torch.bincount(cells, minlength=n).tolist(), expected)
+        record_property("p_value", p_value)
+        assert p_value > 1e-4
 
 
-def test_whole_responses_with_early_eos_follow_the_models_distribution():
+def test_whole_responses_with_early_eos_follow_the_models_distribution(record_property):
     model = randomize(GPT(GPTConfig(vocab_size=4, n_ctx=8, n_layer=1, n_head=2, d_model=16)))
     prompt, eos, length, draws = [1, 0], 3, 3, 30_000
     samples = generate(model, [prompt] * draws, length, eos=eos, generator=seeded_generator())
@@ -192,7 +194,9 @@ def test_whole_responses_with_early_eos_follow_the_models_distribution():
     counts = {r: 0 for r in every}
     for response in drawn:
         counts[response] += 1
-    assert naive.chi_squared_pvalue([counts[r] for r in every], probabilities) > 1e-4
+    p_value = naive.chi_squared_pvalue([counts[r] for r in every], probabilities)
+    record_property("p_value", p_value)
+    assert p_value > 1e-4
 
 
 def test_the_chi_squared_test_itself_rejects_a_wrong_distribution():

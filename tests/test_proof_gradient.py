@@ -58,7 +58,7 @@ def z_scores(gradients, exact):
 
 
 @pytest.mark.parametrize("kl_coef, values", [(0.0, None), (0.3, None), (0.3, [0.5, -1.0, 0.3])])
-def test_mean_policy_gradient_at_ratio_1_is_the_exact_one(kl_coef, values):
+def test_mean_policy_gradient_at_ratio_1_is_the_exact_one(kl_coef, values, record_property):
     world = World(vocab_size=4, length=3, eos=2)
     policy = randomize(world.policy(), std=0.1, seed=5)
     exact = exact_gradient(world, policy, kl_coef)
@@ -67,6 +67,7 @@ def test_mean_policy_gradient_at_ratio_1_is_the_exact_one(kl_coef, values):
     gradients = torch.stack([sampled_gradient(world, policy, kl_coef, generator, values)
                              for _ in range(BATCHES)])
     z = z_scores(gradients, exact)
+    record_property("largest_z", z.abs().max().item())
     assert z.abs().max() < 4 and (z**2).mean() < 3
     # The agreement says something: the standard error is a few percent of the gradient itself.
     along = gradients @ exact / exact.norm()

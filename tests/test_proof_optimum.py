@@ -53,7 +53,7 @@ def train(world, kl_coef, iterations, seed, rate=2e-3, ptx_coef=0.0, text=None):
     return state
 
 
-def arrives(world, kl_coef, iterations, seed):
+def arrives(world, kl_coef, iterations, seed, record):
     """True if π, and the average of π that is shipped, are within 0.02 nats of π*, and were not."""
     p_sft = world.probabilities(world.sft)
     best = naive.optimum(p_sft, world.rewards, kl_coef)
@@ -61,39 +61,41 @@ def arrives(world, kl_coef, iterations, seed):
     after, shipped = (naive.kl(world.probabilities(m), best) for m in (state.policy, state.average))
     print(f"KL to the optimum: {naive.kl(p_sft, best):.4f} before, {after:.5f} after, "
           f"{shipped:.5f} averaged")
+    record("kl_to_optimum", max(after, shipped))
     return max(after, shipped) <= ARRIVED < naive.kl(p_sft, best)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_one_token_arrives_at_the_known_optimum(seed):
-    assert arrives(World(vocab_size=6, length=1, seed=seed), 0.5, 50, seed)
+def test_one_token_arrives_at_the_known_optimum(seed, record_property):
+    assert arrives(World(vocab_size=6, length=1, seed=seed), 0.5, 50, seed, record_property)
 
 
-def test_several_tokens_with_early_end_of_text_arrive_at_the_known_optimum():
-    assert arrives(World(vocab_size=4, length=3, eos=2), 0.5, 80, seed=0)
+def test_several_tokens_with_early_end_of_text_arrive_at_the_known_optimum(record_property):
+    assert arrives(World(vocab_size=4, length=3, eos=2), 0.5, 80, 0, record_property)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kl_coef, spread", [(0.5, 1.0), (1.0, 1.0), (0.1, 0.2), (10.0, 20.0)])
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_several_tokens_arrive_from_every_seed_at_every_scale(seed, kl_coef, spread):
+def test_several_tokens_arrive_from_every_seed_at_every_scale(seed, kl_coef, spread,
+                                                              record_property):
     world = World(vocab_size=4, length=3, eos=2, seed=seed, spread=spread)
-    assert arrives(world, kl_coef, 120, seed)
+    assert arrives(world, kl_coef, 120, seed, record_property)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_without_early_end_the_known_optimum_is_reached_too(seed):
-    assert arrives(World(vocab_size=5, length=2, seed=seed), 0.5, 120, seed)
+def test_without_early_end_the_known_optimum_is_reached_too(seed, record_property):
+    assert arrives(World(vocab_size=5, length=2, seed=seed), 0.5, 120, seed, record_property)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_without_kl_all_mass_goes_to_the_best_response(seed):
+def test_without_kl_all_mass_goes_to_the_best_response(seed, record_property):
     # Slowly: a policy that runs to the first good response forgets the best before it is drawn.
     world = World(vocab_size=4, length=3, eos=2, seed=seed)
     p = world.probabilities(train(world, 0.0, 200, seed, rate=1e-3).policy)
-    print(f"{p[world.rewards.argmax()]:.5f} of the mass on the best response")
+    record_property("mass_on_the_best", p[world.rewards.argmax()])
     assert p[world.rewards.argmax()] > 0.97
 
 
@@ -123,7 +125,7 @@ def mixed_optimum(p_sft, rewards, kl_coef, weight, text):
 @pytest.mark.slow
 @pytest.mark.parametrize("ptx_coef", [4.0, 8.0])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_with_the_pretraining_term_the_mixed_optimum_is_reached(seed, ptx_coef):
+def test_with_the_pretraining_term_the_mixed_optimum_is_reached(seed, ptx_coef, record_property):
     world = World(vocab_size=6, length=1, seed=seed)
     rng = np.random.default_rng(seed)
     q = rng.dirichlet(np.ones(6))
@@ -137,7 +139,7 @@ def test_with_the_pretraining_term_the_mixed_optimum_is_reached(seed, ptx_coef):
         return torch.cat([torch.tensor([world.prompt]).expand(512, -1), endings], dim=1)
 
     p = world.probabilities(train(world, kl_coef, 100, seed, ptx_coef=ptx_coef, text=text).policy)
-    print(f"KL to the mixed optimum: {naive.kl(p_sft, best):.4f} before, {naive.kl(p, best):.5f}")
+    record_property("kl_to_mixed", naive.kl(p, best))
     without = naive.optimum(p_sft, world.rewards, kl_coef)
     assert naive.kl(p, best) <= ARRIVED < min(naive.kl(p, without), naive.kl(p, q))
 
@@ -175,11 +177,12 @@ def train_by_hand(world, kl_coef, iterations, seed, rate=3e-3):
     return policy
 
 
-def test_the_public_functions_alone_arrive_too():
+def test_the_public_functions_alone_arrive_too(record_property):
     world, kl_coef = World(vocab_size=6, length=1, seed=3), 0.5
     p_sft = world.probabilities(world.sft)
     best = naive.optimum(p_sft, world.rewards, kl_coef)
     p = world.probabilities(train_by_hand(world, kl_coef, 60, seed=3))
+    record_property("kl_to_optimum", naive.kl(p, best))
     assert naive.kl(p, best) <= ARRIVED < naive.kl(p_sft, best)
 
 

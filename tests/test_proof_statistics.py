@@ -29,33 +29,36 @@ def total(x_BR, mask_BR):
     return torch.where(mask_BR, x_BR, torch.zeros(())).sum(1).double()
 
 
-def assert_within_standard_errors(estimates, exact, n=4):
+def assert_within_standard_errors(estimates, exact, record, n=4):
     standard_error = estimates.std() / len(estimates) ** 0.5
+    record("largest_z", float(abs(estimates.mean() - exact) / standard_error))
     assert abs(estimates.mean() - exact) < n * standard_error
     assert standard_error < 0.05 * abs(exact)  # so the agreement says something
 
 
-def test_the_sampled_kl_is_unbiased(drawn):
+def test_the_sampled_kl_is_unbiased(drawn, record_property):
     world, policy, samples, ref = drawn
     exact = naive.kl(world.probabilities(policy), world.probabilities(world.sft))
-    assert_within_standard_errors(total(samples.logprobs_BR - ref, samples.mask_BR), exact)
+    assert_within_standard_errors(total(samples.logprobs_BR - ref, samples.mask_BR), exact,
+                                  record_property)
 
 
-def test_the_sampled_entropy_is_unbiased(drawn):
+def test_the_sampled_entropy_is_unbiased(drawn, record_property):
     world, policy, samples, _ = drawn
     exact = entropy(world.probabilities(policy))
-    assert_within_standard_errors(total(-samples.logprobs_BR, samples.mask_BR), exact)
+    assert_within_standard_errors(total(-samples.logprobs_BR, samples.mask_BR), exact,
+                                  record_property)
 
 
-def test_the_rewards_of_a_response_add_up_to_the_objective(drawn):
+def test_the_rewards_of_a_response_add_up_to_the_objective(drawn, record_property):
     world, policy, samples, ref = drawn
     rewards = kl_rewards(world.scores(samples), samples.logprobs_BR, ref, samples.mask_BR, 0.5)
     p, p_sft = world.probabilities(policy), world.probabilities(world.sft)
     exact = float(p @ world.rewards) - 0.5 * naive.kl(p, p_sft)
-    assert_within_standard_errors(rewards.sum(1).double(), exact)
+    assert_within_standard_errors(rewards.sum(1).double(), exact, record_property)
 
 
-def test_advantages_of_the_exact_values_have_mean_0(drawn):
+def test_advantages_of_the_exact_values_have_mean_0(drawn, record_property):
     # With V(s) the expected rewards still to come, every advantage is 0 on average.
     world, policy, samples, _ = drawn
     p = world.probabilities(policy)
@@ -76,6 +79,7 @@ def test_advantages_of_the_exact_values_have_mean_0(drawn):
     advantages, _ = gae(rewards, values, samples.mask_BR)
     for i in range(world.length):
         kept = advantages[samples.mask_BR[:, i], i].double()
+        record_property("largest_z", float(abs(kept.mean()) / kept.std() * len(kept) ** 0.5))
         assert abs(kept.mean()) < 4 * kept.std() / len(kept) ** 0.5
 
 

@@ -82,7 +82,14 @@ def write(path, rows):
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Data for all stages, and a base model and a reward model trained on it for a few steps."""
-    folder = tmp_path_factory.mktemp("tiny")
+    paths = tiny_files(tmp_path_factory.mktemp("tiny"))
+    sft.main(sft.SFTConfig(**base_settings(paths) | {"out": paths["base"]}))
+    reward.main(reward.RewardConfig(**reward_settings(paths) | {"out": paths["reward"]}))
+    return paths
+
+
+def tiny_files(folder):
+    """Data for all stages, and where a base model and a reward model shall lie."""
     sentences = [f"The {a} {b} {c}." for a in WORDS[:3] for b in WORDS[3:6] for c in WORDS[6:]]
     paths = {"folder": folder}
     (folder / "text.txt").write_text("\n<|endoftext|>\n".join(sentences * 8))
@@ -94,11 +101,7 @@ def files(tmp_path_factory):
     paths["comparisons"] = write(folder / "c.jsonl", [
         {"prompt": p, "completions": ["The fox.", "The owl.", "Red", "no"], "ranks": [1, 2, 3, 3],
          "labeler": "a"} for p in asked])
-    paths["base"] = str(folder / "base.pt")
-    sft.main(sft.SFTConfig(**base_settings(paths) | {"out": paths["base"]}))
-    paths["reward"] = str(folder / "reward.pt")
-    reward.main(reward.RewardConfig(**reward_settings(paths) | {"out": paths["reward"]}))
-    return paths
+    return paths | {"base": str(folder / "base.pt"), "reward": str(folder / "reward.pt")}
 
 
 def base_settings(files):
