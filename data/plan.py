@@ -18,18 +18,20 @@ reward model and as many in the value function, weights in fp32 and bf16 compute
       sampling      keys and values of every layer, row and position; half of them again while rows
                     that ended are left out; and one row of the vocabulary per response
 
-The settings take the paper's values where they fit. Where they do not, first fewer prompts make an
-iteration, then fewer tokens a pass (which changes no number), then the reward model is smaller than
-the policy: the paper itself uses one reward model for policies of every size.
+The settings take the paper's values where they fit. Where they do not, fewer tokens go through in a
+pass; then activations are computed again and frozen models rest in host memory (neither changes a
+number); then fewer prompts make an iteration; then the reward model is smaller than the policy: the
+paper itself uses one reward model for policies of every size.
 
 Learning rates are those that the paper gives for 1.3B, times what GPT-3's own rates (its Table 2.1)
 are to that of 1.3B: smaller models take larger steps.
 """
 
+import itertools
 import math
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -58,6 +60,7 @@ class Plan:
     max_prompt: int = 384  # 95 % of HH-RLHF's prompts and answers fit these two
     max_response: int = 192
     answers: int = 600  # test prompts that every model answers at the end
+    saving: bool = False  # activations computed again; frozen models rest in host memory
 
     @property
     def positions(self):
@@ -98,6 +101,9 @@ def sampling_bytes(shape, rows, positions):
 
 def ppo_memory(plan):
     """{what: bytes} of a PPO iteration, and under "total" the most that is there at once."""
+    if plan.saving:
+        need = phases(plan.policy, plan.reward, plan.positions, savings_of(plan))
+        return need | {"total": max(need.values())}
     P, Q = parameters(plan.policy), parameters(plan.reward)
     larger = plan.policy if P >= Q else plan.reward
     fixed = {"policy": 16 * P, "average, reference": 8 * P, "value function": 16 * Q,
@@ -149,6 +155,11 @@ def phases(policy, reward, positions, savings):
         "value update": always + training(reward, Q)}
 
 
+def savings_of(plan):
+    """The flags of ppo.py where a plan saves memory."""
+    return Savings(plan.micro_tokens, recompute=True, offload=True, sample_rows=32)
+
+
 def answers_that_fit(plan, memory):
     """How many answers evaluate.py may sample: it does so 256 at a time, beside π_sft and the
     reward model."""
@@ -163,11 +174,11 @@ def fit(name, shape, memory):
     smaller = [size for size in SIZES if parameters(CONFIGS[size]) < parameters(shape)]
     for reward in (name, *smaller):
         plan = Plan(shape, shape if reward == name else CONFIGS[reward])
-        for batch in (512, 256, 128, 64):
-            for micro_tokens in (16384, 8192, 4096, 2048, 1024):
-                plan = replace(plan, batch=batch, micro_tokens=micro_tokens)
-                if ppo_memory(plan)["total"] <= memory * USABLE:
-                    return replace(plan, answers=answers_that_fit(plan, memory)), reward
+        for batch, saving, micro_tokens in itertools.product(
+                (512, 256, 128, 64), (False, True), (16384, 8192, 4096, 2048, 1024)):
+            plan = replace(plan, batch=batch, saving=saving, micro_tokens=micro_tokens)
+            if ppo_memory(plan)["total"] <= memory * USABLE:
+                return replace(plan, answers=answers_that_fit(plan, memory)), reward
     raise InputError(f"{name}: needs {ppo_memory(plan)['total'] / GB:.0f} GB at least; this GPU "
                      f"has {memory / GB:.0f}: expected a smaller --model")
 
@@ -197,6 +208,10 @@ def flags(plan, tiny):
         P, R, micro = plan.max_prompt, plan.max_response, plan.micro_tokens
         text = {"batch": 32, "log_every": 20}
         episodes, batch, minibatch, more = 65536, plan.batch, 64, {"ptx_tokens": 512}
+    if plan.saving:
+        text |= {"recompute": "true"}
+        saved = asdict(savings_of(plan))
+        more |= {"recompute": "true", "offload": "true", "sample_rows": saved["sample_rows"]}
     start = text | {"ptx_fraction": 0.1, "dropout": 0, "micro_tokens": micro}
     return {
         "LENGTHS": {"max_prompt": P, "max_response": R},
@@ -208,7 +223,8 @@ def flags(plan, tiny):
         "SFT": text | {"epochs": 1 if tiny else 2, "rate": rate("sft", policy), "dropout": 0.2,
                        "micro_tokens": micro, "choose_prompts": 16 if tiny else 256},
         "REWARD": {"rate": rate("reward", reward), "max_tokens": P + R, "micro_tokens": micro,
-                   "batch": 16 if tiny else 64, "bias_demonstrations": 32 if tiny else 1000},
+                   "batch": 16 if tiny else 64, "bias_demonstrations": 32 if tiny else 1000,
+                   **({"recompute": "true"} if plan.saving else {})},
         "PPO": {"episodes": episodes, "batch": batch, "minibatch": minibatch,
                 "policy_rate": rate("policy", policy), "value_rate": rate("value", reward),
                 "ptx_per_episode": 1, "micro_tokens": micro, **more},
@@ -316,8 +332,9 @@ def report(name, plan, reward):
     """The memory of a plan, part by part."""
     need = ppo_memory(plan)
     parts = ", ".join(f"{part} {count / GB:.1f}" for part, count in need.items() if part != "total")
+    turns = "one phase after another" if plan.saving else "update or sampling, not both"
     return (f"{name} with reward model {reward}: batch {plan.batch}, {plan.micro_tokens} tokens a "
-            f"pass; {need['total'] / GB:.1f} GB ({parts}; update or sampling, not both)")
+            f"pass; {need['total'] / GB:.1f} GB ({parts}; {turns})")
 
 
 @dataclass(frozen=True)
@@ -327,16 +344,16 @@ class TableConfig:
 
 def table(config):
     """The settings for every size of GPT-2 on GPUs of some sizes, and the memory they need."""
-    print("| policy | GPU | reward model | prompts an iteration | tokens a pass | needs |\n"
-          "|---|---|---|---|---|---|")
+    print("| policy | GPU | reward model | prompts an iteration | tokens a pass | recompute, offload "
+          "| needs |\n|---|---|---|---|---|---|---|")
     for name in reversed(SIZES):
         for memory in map(float, config.memory):
             try:
                 plan, reward = fit(name, CONFIGS[name], memory * GB)
-                row = (reward, plan.batch, plan.micro_tokens,
+                row = (reward, plan.batch, plan.micro_tokens, "yes" if plan.saving else "no",
                        f"{ppo_memory(plan)['total'] / GB:.1f} GB")
             except InputError:
-                row = ("does not fit", "", "", "")
+                row = ("does not fit", "", "", "", "")
             print("|", " | ".join([name, f"{memory:g} GB", *map(str, row)]), "|")
 
 
