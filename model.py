@@ -225,7 +225,7 @@ class Decoder(nn.Module):
         """hidden_MCD of M tails, tail m as if it stood behind prompt prompt_of_M[m], which goes
         through the model once for all its tails: in every layer they attend to its keys and values
         and, causally, to their own."""
-        (P, C), start_M1 = (prompts_NP.shape[1], tails_MC.shape[1]), prompt_lens_N[prompt_of_M, None]
+        P, C, start_M1 = prompts_NP.shape[1], tails_MC.shape[1], prompt_lens_N[prompt_of_M, None]
         at_C, at_S = (torch.arange(n, device=tails_MC.device) for n in (C, P + C))
         own_CS = (at_S >= P) & (at_S - P <= at_C[:, None])
         mask_M1CS = ((at_S < start_M1)[:, None] | own_CS)[:, None]
@@ -236,9 +236,8 @@ class Decoder(nn.Module):
             return x_NPD, block(x_MCD, lambda *own: (
                 *(torch.cat([u[prompt_of_M], w], 2) for u, w in zip(kept, own)), mask_M1CS))
 
-        at_MC = (start_M1 + at_C).clamp(max=self.config.n_ctx - 1)  # a shorter tail's end: any will do
         x_NPD = self.wte(prompts_NP) + self.wpe.weight[:P]
-        x_MCD = self.wte(tails_MC) + self.wpe(at_MC)
+        x_MCD = self.wte(tails_MC) + self.wpe((start_M1 + at_C).clamp(max=self.config.n_ctx - 1))
         for block in self.h:
             x_NPD, x_MCD = self.run(both, block, x_NPD, x_MCD)
         return self.ln_f(x_MCD)
@@ -441,25 +440,28 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
     device = model.decoder.wte.weight.device
     tokens_BT, prompt_lens_B = pad_prompts(prompts, P + R, device)
     samples = Samples(tokens_BT, prompt_lens_B, prompt_lens_B.clone(),
-                      torch.zeros(B, R, device=device),
-                      torch.zeros(B, R, dtype=torch.bool, device=device))
+                      torch.zeros(B, R, device=device), tokens_BT.new_zeros(B, R, dtype=torch.bool))
     # one number a row and step, so that a row's draw does not depend on which rows still run
     uniform_RB = torch.rand(R, B, dtype=torch.float64, generator=generator,
                             device=generator.device if generator else device).to(device)
-    small = sum(p.numel() for p in model.parameters()) < 2**22  # 16 MB, that two cores may both read
-    if device.type == "cpu" and B >= 16 and small:
-        at_once = min(at_once or B, -(-B // 2))
+    if device.type == "cpu" and B >= 16 and sum(p.numel() for p in model.parameters()) < 2**22:
+        at_once = min(at_once or B, -(-B // 2))  # two cores read 16 MB of weights each from a cache
+    parts = torch.arange(B, device=device).split(at_once or B)
     was_training = model.training
     model.eval()  # no dropout while sampling
-    side_by_side([partial(sample_rows, model, samples, rows_b, uniform_RB, temperature, eos)
-                  for rows_b in torch.arange(B, device=device).split(at_once or B)], device)
+    low = torch.is_autocast_enabled(device.type)
+    # the faster inference mode has no cache, and would convert the weights anew at every step
+    sample = (torch.no_grad if low else torch.inference_mode)()(sample_rows)
+    with torch.autocast(device.type, enabled=low, cache_enabled=True):
+        side_by_side([partial(sample, model, samples, rows_b, uniform_RB, temperature, eos)
+                      for rows_b in parts], device)
     model.train(was_training)
     return samples
 
 
-@torch.inference_mode()  # but the tensors of `samples` stay ordinary ones, which training may use
 def sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
-    """Sample the responses of these rows and write them into `samples`; finished rows leave."""
+    """Sample the responses of these rows and write them into `samples`; finished rows leave. (Made
+    outside of inference mode, its tensors stay ordinary ones, which training may use.)"""
     tokens_BT, prompt_lens_B, lens_B, logprobs_BR, mask_BR = samples
     start_b = prompt_lens_B[rows_b]
     P, R = int(start_b.max()), mask_BR.shape[1]

@@ -35,7 +35,8 @@ from data.readers import read_prompts, read_text
 from data.tokenizer import load_tokenizer
 from machine import at_hand, compile_decoder, side_by_side, step_in_backward
 from model import (GPT, ScalarGPT, adam, at_least_fp32, compute_dtype, generate,
-                   low_precision, response_logprobs, response_values, step_optimizer, target_logprobs)
+                   low_precision, response_logprobs, response_values, step_optimizer,
+                   target_logprobs)
 
 
 @dataclass(frozen=True)
