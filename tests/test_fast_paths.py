@@ -221,10 +221,11 @@ def iteration(threads=1, **changes):
 
 @pytest.mark.parametrize("changes", [{"recompute": True}, {"offload": True},
                                      {"step_in_backward": True},
+                                     {"step_in_backward": True, "minibatch": 1},
                                      {"recompute": True, "offload": True, "step_in_backward": True},
                                      {"ptx_coef": 2.0, "text": "t", "step_in_backward": True}])
 def test_flags_that_save_memory_change_no_bit(changes):
-    plain = {k: v for k, v in changes.items() if k in ("ptx_coef", "text")}
+    plain = {k: v for k, v in changes.items() if k in ("ptx_coef", "text", "minibatch")}
     (rollout, stats, weights), (same, other_stats, other_weights) = (
         iteration(**plain), iteration(**changes))
     for a, b in zip([*rollout, *weights], [*same, *other_weights], strict=True):
