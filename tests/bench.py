@@ -69,6 +69,7 @@ class Bench:
     compile: str = "auto"
     micro_tokens: int = 0  # 0: the stages' own
     recompute: bool = False
+    plain: bool = False  # the reward batch without sharing its prompts' passes
     threads: int = 0  # 0: torch's own
     seed: int = 0
     peer: bool = False
@@ -181,6 +182,8 @@ def train_work(b):
 
 def reward_work(b):
     config = settings_of(b, reward.RewardConfig, init="", comparisons="")
+    if b.plain:
+        reward.score_branches = reward.score_rows
     model = new_model(ScalarGPT, b)
     compile_decoder(model, config.compile)
     optimizer = adam(model, 1e-5)
