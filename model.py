@@ -232,7 +232,7 @@ class Decoder(nn.Module):
         """hidden_MCD of M tails, tail m as if it stood behind prompt prompt_of_M[m], which goes
         through the model once for all its tails: in every layer they attend to its keys and values
         and, causally, to their own."""
-        (P, C), start_M1 = (prompts_NP.shape[1], tails_MC.shape[1]), prompt_lens_N[prompt_of_M, None]
+        P, C, start_M1 = prompts_NP.shape[1], tails_MC.shape[1], prompt_lens_N[prompt_of_M, None]
         at_C, at_S = (torch.arange(n, device=tails_MC.device) for n in (C, P + C))
         own_CS = (at_S >= P) & (at_S - P <= at_C[:, None])
         mask_M1CS = ((at_S < start_M1)[:, None] | own_CS)[:, None]
@@ -243,9 +243,8 @@ class Decoder(nn.Module):
             return x_NPD, block(x_MCD, lambda *own: (
                 *(torch.cat([u[prompt_of_M], w], 2) for u, w in zip(kept, own)), mask_M1CS))
 
-        at_MC = (start_M1 + at_C).clamp(max=self.config.n_ctx - 1)  # a shorter tail's end: any will do
         x_NPD = self.wte(prompts_NP) + self.wpe.weight[:P]
-        x_MCD = self.wte(tails_MC) + self.wpe(at_MC)
+        x_MCD = self.wte(tails_MC) + self.wpe((start_M1 + at_C).clamp(max=self.config.n_ctx - 1))
         for block in self.h:
             x_NPD, x_MCD = self.run(both, block, x_NPD, x_MCD)
         return self.ln_f(x_MCD)
@@ -441,24 +440,28 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
     """
     samples, uniform_RB = empty_samples(model, prompts, max_new_tokens, generator)
     B, device = len(prompts), samples.tokens_BT.device
-    small = sum(p.numel() for p in model.parameters()) < 2**22  # 16 MB, that two cores may both read
-    if device.type == "cpu" and B >= 16 and small:
-        at_once = min(at_once or B, -(-B // 2))
+    if device.type == "cpu" and B >= 16 and sum(p.numel() for p in model.parameters()) < 2**22:
+        at_once = min(at_once or B, -(-B // 2))  # two cores read 16 MB of weights each from a cache
+    low = torch.is_autocast_enabled(device.type)
 
     def sample(rows_b):
-        for _ in sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
-            pass
+        # the faster inference mode has no cache, and would convert the weights anew at every step
+        with torch.no_grad() if low else torch.inference_mode():
+            for _ in sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
+                pass
 
     was_training = model.training
     model.eval()  # no dropout while sampling
     try:
-        side_by_side([partial(sample, rows_b) for rows_b in
-                      torch.arange(B, device=device).split(at_once or B)], device)
+        with torch.autocast(device.type, enabled=low, cache_enabled=True):
+            side_by_side([partial(sample, rows_b) for rows_b in
+                          torch.arange(B, device=device).split(at_once or B)], device)
     finally:
         model.train(was_training)
     return samples
 
 
+@torch.no_grad()
 def sample_steps(model, prompts, max_new_tokens, temperature=1.0, eos=None, generator=None):
     """The steps of `generate`, for who wants to watch: yields its `Samples` after each token a row,
     the same tensors, filled so far. Dropout is as the model has it."""
@@ -480,16 +483,15 @@ def empty_samples(model, prompts, max_new_tokens, generator):
     device = model.decoder.wte.weight.device
     tokens_BT, prompt_lens_B = pad_prompts(prompts, P + R, device)
     samples = Samples(tokens_BT, prompt_lens_B, prompt_lens_B.clone(),
-                      torch.zeros(B, R, device=device),
-                      torch.zeros(B, R, dtype=torch.bool, device=device))
+                      torch.zeros(B, R, device=device), tokens_BT.new_zeros(B, R, dtype=torch.bool))
     return samples, torch.rand(R, B, dtype=torch.float64, generator=generator,
                                device=generator.device if generator else device).to(device)
 
 
-@torch.inference_mode()  # but the tensors of `samples` stay ordinary ones, which training may use
 def sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
     """Sample the responses of these rows into `samples`, a token each from one yield to the next;
-    finished rows leave."""
+    finished rows leave. (Made outside of inference mode, the tensors of `samples` stay ordinary
+    ones, which training may use.)"""
     tokens_BT, prompt_lens_B, lens_B, logprobs_BR, mask_BR = samples
     start_b = prompt_lens_B[rows_b]
     P, R = int(start_b.max()), mask_BR.shape[1]

@@ -142,7 +142,7 @@ def phases(policy, reward, positions, savings):
         return activation_bytes(shape, tokens) // shape.n_layer + 24 * shape.d_model**2
 
     def training(shape, count):
-        if savings.recompute:  # the blocks' inputs in fp32 are kept, and one layer is computed again
+        if savings.recompute:  # the blocks' inputs in fp32 are kept; one layer is computed again
             return 4 * count + 4 * shape.d_model * shape.n_layer * tokens + a_layer(shape)
         return 4 * count + 2 * count + activation_bytes(shape, tokens)
     return {
@@ -377,7 +377,7 @@ def paper(config):
         fits = max(need.values()) <= config.memory * GB * USABLE
         print("|", savings.flags(), "|", " | ".join(f"{b / GB:.0f}" for b in need.values()),
               "|", "yes" if fits else "no", "|")
-    print(f"\nGB at the peak of each phase; {config.memory:g} GB less {1 - USABLE:.0%} may be used.")
+    print(f"\nGB at the peak of each phase; of {config.memory:g} GB {USABLE:.0%} may be used.")
 
 
 if __name__ == "__main__":

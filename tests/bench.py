@@ -69,6 +69,7 @@ class Bench:
     compile: str = "auto"
     micro_tokens: int = 0  # 0: the stages' own
     recompute: bool = False
+    plain: bool = False  # the reward batch without sharing its prompts' passes
     threads: int = 0  # 0: torch's own
     seed: int = 0
     peer: bool = False
@@ -181,6 +182,8 @@ def train_work(b):
 
 def reward_work(b):
     config = settings_of(b, reward.RewardConfig, init="", comparisons="")
+    if b.plain:
+        reward.score_branches = reward.score_rows
     model = new_model(ScalarGPT, b)
     compile_decoder(model, config.compile)
     optimizer = adam(model, 1e-5)
@@ -298,7 +301,7 @@ def best_seconds(work, device, repeats=5):
 
 def machine(device, dtype):
     """(floating-point operations a second of a matrix product, bytes a second read from memory)."""
-    n = 8192 if device == "cuda" else 2048
+    n = 8192 if device == "cuda" else 1536
     a = torch.ones(n, n, dtype=dtype, device=device)
     out = torch.empty_like(a)
     rate = 2 * n**3 / best_seconds(lambda: torch.mm(a, a, out=out), device)
@@ -408,7 +411,7 @@ def profile(verb, b):
     print(f"parts one after another {total / b.iters:.4f} s; as it runs, {together:.4f} s at "
           f"{flops / together / rate:.0%} of the matrix rate")
     return {"matrix_gflops": round(rate / 1e9, 1), "memory_gb_s": round(bandwidth / 1e9, 1),
-            "s_per_iter": round(together, 4), "gflop": round(flops / 1e9, 2),
+            "s_per_iter": round(together, 4), "gflop": round(flops / 1e9, 6),
             "share_of_matrix_rate": round(flops / together / rate, 3),
             "parts_s": {part: round(s / b.iters, 4) for part, s in spent.items()},
             "settings": dataclasses.asdict(b)}

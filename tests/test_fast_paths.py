@@ -80,7 +80,8 @@ def test_equal_completions_keep_their_last_token_to_themselves():
 def test_the_prompt_is_shared_where_it_is_longer_than_the_completions(monkeypatch, prompt,
                                                                       completions, expected):
     model, taken = ScalarGPT(SHAPE), []
-    for name, original in (("scores", ScalarGPT.scores), ("branch_scores", ScalarGPT.branch_scores)):
+    for name in ("scores", "branch_scores"):
+        original = getattr(ScalarGPT, name)
         monkeypatch.setattr(ScalarGPT, name, lambda self, *args, name=name, original=original:
                             taken.append(name) or original(self, *args))
     reward.score_rankings(model, rankings_of((prompt, completions)))
@@ -120,6 +121,24 @@ def test_the_cache_has_the_dtype_of_autocast():
             generate(model, [[1, 2], [3]], 3)
         del model.decoder.prefill
         assert seen.pop() == dtype
+
+
+def test_in_low_precision_sampling_converts_each_weight_once():
+    from torch.utils._python_dispatch import TorchDispatchMode
+    counts, size = [], 4 * 16 * 16  # of c_fc's and c_proj's weights, in each of three layers
+
+    class CountCopies(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **kwargs or {})
+            if function.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.to):
+                counts[-1] += args[0].numel() == size and found.dtype != args[0].dtype
+            return found
+    model = randomize(GPT(SHAPE))
+    for steps in (2, 9):
+        counts.append(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False), CountCopies():
+            generate(model, [[1, 2], [3]], steps)
+    assert counts == [6, 6]
 
 
 def test_what_generate_returns_can_take_part_in_training():
@@ -202,10 +221,11 @@ def iteration(threads=1, **changes):
 
 @pytest.mark.parametrize("changes", [{"recompute": True}, {"offload": True},
                                      {"step_in_backward": True},
+                                     {"step_in_backward": True, "minibatch": 1},
                                      {"recompute": True, "offload": True, "step_in_backward": True},
                                      {"ptx_coef": 2.0, "text": "t", "step_in_backward": True}])
 def test_flags_that_save_memory_change_no_bit(changes):
-    plain = {k: v for k, v in changes.items() if k in ("ptx_coef", "text")}
+    plain = {k: v for k, v in changes.items() if k in ("ptx_coef", "text", "minibatch")}
     (rollout, stats, weights), (same, other_stats, other_weights) = (
         iteration(**plain), iteration(**changes))
     for a, b in zip([*rollout, *weights], [*same, *other_weights], strict=True):
@@ -218,7 +238,7 @@ def test_a_step_in_the_backward_pass_never_holds_all_gradients():
     model = randomize(GPT(SHAPE))
     optimizer, held = adam(model, 1e-3), []
     step = optimizer.step
-    optimizer.step = lambda: held.append(sum(p.grad is not None for p in model.parameters())) or step()
+    optimizer.step = lambda: step(held.append(sum(p.grad is not None for p in model.parameters())))
     with step_in_backward(model, optimizer, 1e-3, on=True):
         model(torch.randint(29, (2, 8))).logsumexp(-1).sum().backward()
     assert set(held) == {1} and len(held) == len(list(model.parameters()))
@@ -310,7 +330,6 @@ def test_the_policys_gradient_never_holds_all_logits(monkeypatch):
     assert kept[1] <= kept[0]  # all logits would be 8 · 39 · 1024 numbers: 1.3 MB
 
 
-@pytest.mark.slow
 def test_under_compile_the_first_ratio_is_one_and_nothing_is_clipped():
     _, stats, _ = iteration(compile="on", minibatch=8)
     assert stats["max_log_ratio"] < 1e-4 and stats["clip_fraction"] == 0
