@@ -245,17 +245,17 @@ def choose_prefix(model, reward_model, tokenizer, config, candidates=8, prompts=
              for d in read_demonstrations(config.prefix_from)]
     room = model.config.n_ctx - config.prefix_tokens - config.max_response
     ids = [x for _, x in fitting_prompts(config.prefix_prompts, tokenizer, room, prompts)]
-    best = (-math.inf, [])
+    best = (-math.inf, [], [])
     for candidate in range(candidates):
-        prefix = [tokenizer.eos]
+        prefix, chosen = [tokenizer.eos], []
         for example in random.Random(f"prefix {config.seed} {candidate}").sample(shown, len(shown)):
             if len(prefix) + len(example) <= config.prefix_tokens:
-                prefix = prefix + example
+                prefix, chosen = prefix + example, [*chosen, tokenizer.decode(example)]
         responses = sample_responses(model, [prefix + x for x in ids], config.max_response,
                                      config.temperature, tokenizer.eos, "prefix", config.seed)
         scores_N, _ = measure(ids, responses, reward_model)
-        best = max(best, (sum(scores_N) / len(scores_N), prefix))
-    print(f"prefix: {tokenizer.decode(best[1])!r}", flush=True)
+        best = max(best, (sum(scores_N) / len(scores_N), prefix, chosen))
+    print(f"prefix of GPT prompted: {best[2]}", flush=True)
     return best[1]
 
 
