@@ -131,6 +131,7 @@ def start(name, settings, output, file_limit=None, read_only=None, small=None):
             os.environ["PYTHONPATH"] = path
     process = _context.Process(target=_child, args=(name, flags_of(settings), str(output),
                                                     file_limit, read_only, small))
+    pathlib.Path(f"{output}.out").touch()  # who looks into it may be quicker than the child
     script = sys.modules["__main__"].__dict__.pop("__file__", None)
     process.start()  # without a script's path: a child would import the script anew
     if script is not None:
