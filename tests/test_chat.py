@@ -328,8 +328,11 @@ def test_ctrl_c_at_the_prompt_ends_the_chat(folder):
     session = Session([sys.executable, "-m", "data.chat", "--run", str(folder), "--models", "sft"],
                       OMP_NUM_THREADS="1")
     session.read(lambda text: text.endswith("\n>"))
-    time.sleep(0.5)     # Python's readline misses a signal between its prompt and its waiting
-    session.type("\x03")
+    for _ in range(20):     # Python's readline misses a signal between its prompt and its waiting
+        session.type("\x03")
+        time.sleep(0.5)
+        if session.process.poll() is not None:
+            break
     assert "Traceback" not in session.read() and session.close() == 130
 
 
