@@ -9,8 +9,6 @@ padding, from column 0. Causal attention cannot look right, so padding needs no 
 """
 
 import math
-import os
-import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -19,6 +17,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
+
+from machine import side_by_side
 
 # -- sizes (App. C; GPT-3, Table 2.1; GPT-2, Table 2) -------------------------------------------
 
@@ -85,7 +85,10 @@ def attention(q_BHTd, k_BHSd, v_BHSd, mask=None):
 
 
 def fused_attention(q_BHTd, k_BHSd, v_BHSd, mask=None):
-    """The same numbers as `attention` from torch's fused kernels, without the T×S matrix."""
+    """The same numbers as `attention` from torch's fused kernels, without the T×S matrix. One
+    query has no such matrix, and on a CPU the definition is the faster one for it."""
+    if mask is not None and q_BHTd.shape[-2] == 1 and q_BHTd.device.type == "cpu":
+        return attention(q_BHTd, k_BHSd, v_BHSd, mask)
     return F.scaled_dot_product_attention(
         q_BHTd, k_BHSd, v_BHSd, attn_mask=mask, is_causal=mask is None)
 
@@ -118,8 +121,8 @@ class KVCache:
     def append(self, mask_B11S, layer, k_BH1d, v_BH1d):
         """One token's keys and values; returns all that the row has, and what of it is seen."""
         k_BHSd, v_BHSd = self.keys[layer], self.values[layer]
-        k_BHSd[self.rows_B, :, self.lens_B] = k_BH1d[:, :, 0].to(k_BHSd.dtype)
-        v_BHSd[self.rows_B, :, self.lens_B] = v_BH1d[:, :, 0].to(v_BHSd.dtype)
+        k_BHSd[self.rows_B, :, self.lens_B] = k_BH1d[:, :, 0]
+        v_BHSd[self.rows_B, :, self.lens_B] = v_BH1d[:, :, 0]
         S = self.longest + 1
         return k_BHSd[:, :, :S], v_BHSd[:, :, :S], mask_B11S
 
@@ -151,7 +154,7 @@ class SelfAttention(nn.Module):
         q, k, v = (u.view(B, T, self.n_head, -1).transpose(1, 2)
                    for u in self.c_attn(x_BTD).split(D, dim=2))
         k, v, mask = remember(k, v) if remember else (k, v, None)
-        y_BHTd = self.attend(q, k.to(q.dtype), v.to(q.dtype), mask)
+        y_BHTd = self.attend(q, k, v, mask)
         return self.c_proj(y_BHTd.transpose(1, 2).reshape(B, T, D))
 
 
@@ -187,6 +190,7 @@ class Decoder(nn.Module):
         self.wpe = nn.Embedding(config.n_ctx, config.d_model)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.d_model)
+        self.recompute = False
         self._init_weights()
 
     def _init_weights(self):
@@ -215,8 +219,35 @@ class Decoder(nn.Module):
             raise ValueError(f"{T} tokens are more than the context of {self.config.n_ctx}")
         x_BTD = self.wte(tokens_BT) + self.wpe.weight[:T]
         for block in self.h:
-            x_BTD = block(x_BTD)
+            x_BTD = self.run(block, x_BTD)
         return self.ln_f(x_BTD)
+
+    def run(self, layer, *args):
+        """layer(*args); with `recompute` the backward pass runs it again from its inputs."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(layer, *args, use_reentrant=False)
+        return layer(*args)
+
+    def branch(self, prompts_NP, prompt_lens_N, tails_MC, prompt_of_M):
+        """hidden_MCD of M tails, tail m as if it stood behind prompt prompt_of_M[m], which goes
+        through the model once for all its tails: in every layer they attend to its keys and values
+        and, causally, to their own."""
+        P, C, start_M1 = prompts_NP.shape[1], tails_MC.shape[1], prompt_lens_N[prompt_of_M, None]
+        at_C, at_S = (torch.arange(n, device=tails_MC.device) for n in (C, P + C))
+        own_CS = (at_S >= P) & (at_S - P <= at_C[:, None])
+        mask_M1CS = ((at_S < start_M1)[:, None] | own_CS)[:, None]
+
+        def both(block, x_NPD, x_MCD):
+            kept = []
+            x_NPD = block(x_NPD, lambda k, v: kept.extend((k, v)) or (k, v, None))
+            return x_NPD, block(x_MCD, lambda *own: (
+                *(torch.cat([u[prompt_of_M], w], 2) for u, w in zip(kept, own)), mask_M1CS))
+
+        x_NPD = self.wte(prompts_NP) + self.wpe.weight[:P]
+        x_MCD = self.wte(tails_MC) + self.wpe((start_M1 + at_C).clamp(max=self.config.n_ctx - 1))
+        for block in self.h:
+            x_NPD, x_MCD = self.run(both, block, x_NPD, x_MCD)
+        return self.ln_f(x_MCD)
 
     def prefill(self, tokens_BP, cache):
         """`forward` that leaves its keys and values in an empty cache."""
@@ -262,15 +293,23 @@ class ScalarGPT(nn.Module):
         nn.init.normal_(self.head.weight, std=1 / math.sqrt(config.d_model + 1))  # Stiennon et al.
         nn.init.zeros_(self.head.bias)
 
+    def project(self, hidden_ND):
+        """One scalar for each hidden state, in fp32; any leading shape N."""
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            return self.head(at_least_fp32(hidden_ND)).squeeze(-1)
+
     def forward(self, tokens_BT):
         """scalars_BT in fp32, bias included."""
-        hidden_BTD = at_least_fp32(self.decoder(tokens_BT))
-        with torch.autocast(hidden_BTD.device.type, enabled=False):
-            return self.head(hidden_BTD).squeeze(-1)
+        return self.project(self.decoder(tokens_BT))
 
     def scores(self, tokens_BT, lens_B):
         """scores_B: the scalar at each row's last token, position lens_B − 1."""
         return self(tokens_BT).gather(1, lens_B[:, None] - 1).squeeze(1)
+
+    def branch_scores(self, prompts_NP, prompt_lens_N, tails_MC, tail_lens_M, prompt_of_M):
+        """scores_M of prompts followed by tails; see `Decoder.branch`."""
+        hidden_MCD = self.decoder.branch(prompts_NP, prompt_lens_N, tails_MC, prompt_of_M)
+        return self.project(hidden_MCD[torch.arange(len(tail_lens_M)), tail_lens_M - 1])
 
 
 # -- log-probabilities and the language-model loss ------------------------------------------------
@@ -386,25 +425,37 @@ def pad_prompts(prompts, width, device):
 
 def draw(logprobs_BV, uniform_B):
     """One token a row by the inverse of its distribution function: the first token whose
-    cumulative probability exceeds a uniform number. One number a row, so that a row's draw does
-    not depend on which other rows are still running."""
-    cdf_BV = logprobs_BV.double().exp().cumsum(-1)
+    cumulative probability exceeds a uniform number."""
+    cdf_BV = logprobs_BV.exp().cumsum(-1, dtype=torch.float64)
     return torch.searchsorted(cdf_BV, uniform_B[:, None] * cdf_BV[:, -1:], right=True
                               ).squeeze(1).clamp(max=logprobs_BV.shape[1] - 1)
 
 
-def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generator=None):
+def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generator=None, at_once=0):
     """Sample one response to each prompt from the model's whole distribution at `temperature`.
 
     `prompts` is a list of token lists of any lengths. A response ends with the first `eos`, which
-    is part of it; nothing after it is sampled. Finished rows leave the batch. Returns `Samples`.
-    Raises ValueError for an empty prompt, no prompt, or a length beyond the context.
+    is part of it; nothing after it is sampled. `at_once` bounds the rows sampled together, 0 = all.
+    Returns `Samples`. Raises ValueError for no prompt, an empty one, or too much for the context.
     """
+    samples, uniform_RB = empty_samples(model, prompts, max_new_tokens, generator)
+    B, device = len(prompts), samples.tokens_BT.device
+    if device.type == "cpu" and B >= 16 and sum(p.numel() for p in model.parameters()) < 2**22:
+        at_once = min(at_once or B, -(-B // 2))  # two cores read 16 MB of weights each from a cache
+    low = torch.is_autocast_enabled(device.type)
+
+    def sample(rows_b):
+        # the faster inference mode has no cache, and would convert the weights anew at every step
+        with torch.no_grad() if low else torch.inference_mode():
+            for _ in sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
+                pass
+
     was_training = model.training
     model.eval()  # no dropout while sampling
     try:
-        for samples in sample_steps(model, prompts, max_new_tokens, temperature, eos, generator):
-            pass
+        with torch.autocast(device.type, enabled=low, cache_enabled=True):
+            side_by_side([partial(sample, rows_b) for rows_b in
+                          torch.arange(B, device=device).split(at_once or B)], device)
     finally:
         model.train(was_training)
     return samples
@@ -414,6 +465,15 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
 def sample_steps(model, prompts, max_new_tokens, temperature=1.0, eos=None, generator=None):
     """The steps of `generate`, for who wants to watch: yields its `Samples` after each token a row,
     the same tensors, filled so far. Dropout is as the model has it."""
+    samples, uniform_RB = empty_samples(model, prompts, max_new_tokens, generator)
+    rows_b = torch.arange(len(prompts), device=samples.tokens_BT.device)
+    for _ in sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
+        yield samples
+
+
+def empty_samples(model, prompts, max_new_tokens, generator):
+    """Samples of the prompts and no response yet, and uniform_RB: one number a step and row, so
+    that a row's draw does not depend on which rows still run."""
     if not prompts or min(map(len, prompts)) == 0:
         raise ValueError("generate needs at least one prompt, each of at least one token")
     B, P, R = len(prompts), max(map(len, prompts)), max_new_tokens
@@ -422,37 +482,46 @@ def sample_steps(model, prompts, max_new_tokens, temperature=1.0, eos=None, gene
                          f"{model.config.n_ctx}")
     device = model.decoder.wte.weight.device
     tokens_BT, prompt_lens_B = pad_prompts(prompts, P + R, device)
-    lens_B = prompt_lens_B.clone()
-    logprobs_BR = torch.zeros(B, R, device=device)
-    mask_BR = torch.zeros(B, R, dtype=torch.bool, device=device)
-    samples = Samples(tokens_BT, prompt_lens_B, lens_B, logprobs_BR, mask_BR)
-
-    rows = torch.arange(B, device=device)  # the rows still in the batch
-    alive = torch.ones(B, dtype=torch.bool, device=device)  # which of them have not ended
-    cache = KVCache(model.config, B, P + R, like=model.decoder.wte.weight)
-    hidden_BD = model.decoder.prefill(tokens_BT[:, :P], cache)[rows, prompt_lens_B - 1]
-    cache.start(prompt_lens_B)
-    for i in range(R):
-        logprobs_bV = log_softmax(model.unembed(hidden_BD), temperature)
-        uniform_B = torch.rand(B, dtype=torch.float64, generator=generator,
+    samples = Samples(tokens_BT, prompt_lens_B, prompt_lens_B.clone(),
+                      torch.zeros(B, R, device=device), tokens_BT.new_zeros(B, R, dtype=torch.bool))
+    return samples, torch.rand(R, B, dtype=torch.float64, generator=generator,
                                device=generator.device if generator else device).to(device)
-        next_b = draw(logprobs_bV, uniform_B[rows])
-        here = rows[alive]
-        tokens_BT[here, lens_B[here]] = next_b[alive]
-        logprobs_BR[here, i] = logprobs_bV.gather(1, next_b[:, None]).squeeze(1)[alive].float()
-        mask_BR[here, i] = True
-        lens_B[here] += 1
-        yield samples
+
+
+def sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
+    """Sample the responses of these rows into `samples`, a token each from one yield to the next;
+    finished rows leave. (Made outside of inference mode, the tensors of `samples` stay ordinary
+    ones, which training may use.)"""
+    tokens_BT, prompt_lens_B, lens_B, logprobs_BR, mask_BR = samples
+    start_b = prompt_lens_B[rows_b]
+    P, R = int(start_b.max()), mask_BR.shape[1]
+    alive = torch.ones_like(rows_b, dtype=torch.bool)  # which of the rows have not ended
+    look_every = 1 if rows_b.device.type == "cpu" else 8  # steps; to look makes a GPU wait
+    like = model.unembed(model.decoder.wte.weight[:1])  # of the dtype that products have here
+    cache = KVCache(model.config, len(rows_b), P + R, like)
+    hidden_bPD = model.decoder.prefill(tokens_BT[rows_b, :P], cache)
+    hidden_bD = hidden_bPD[torch.arange(len(rows_b)), start_b - 1]
+    cache.start(start_b)
+    for i in range(R):
+        logprobs_bV = log_softmax(model.unembed(hidden_bD), temperature)
+        next_b = draw(logprobs_bV, uniform_RB[i, rows_b])
+        chosen_b = logprobs_bV.gather(1, next_b[:, None]).squeeze(1).float()
+        tokens_BT[rows_b, lens_B[rows_b]] = torch.where(alive, next_b, 0)
+        logprobs_BR[rows_b, i] = torch.where(alive, chosen_b, 0.0)
+        mask_BR[rows_b, i] = alive
+        lens_B[rows_b] += alive
+        yield
+        if i + 1 == R:
+            break
         if eos is not None:
             alive = alive & (next_b != eos)
-            left = int(alive.sum())
+            left = int(alive.sum()) if i % look_every == 0 else len(rows_b)
             if left == 0:
                 break
-            if left <= 0.75 * len(rows):  # worth copying the cache for
+            if left <= 0.75 * len(rows_b):  # worth copying the cache for
                 cache.keep(alive)
-                rows, next_b, alive = rows[alive], next_b[alive], alive[alive]
-        if i + 1 < R:
-            hidden_BD = model.decoder.decode(next_b, cache)
+                rows_b, next_b, alive = rows_b[alive], next_b[alive], alive[alive]
+        hidden_bD = model.decoder.decode(next_b, cache)
 
 
 # -- optimization, the same in every stage (App. C) -----------------------------------------------
@@ -493,23 +562,14 @@ def cosine_rate(step, steps, peak, warmup=0, floor=0.1):
 def compute_dtype(device):
     """A context for forward passes: bf16 compute over fp32 weights on a GPU that has it, fp32
     elsewhere. (The paper: fp16 with fp32 master copies.)"""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision(device))
+    # no cache: a weight's copy in bf16 lives while the backward pass needs it, and no longer
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision(device),
+                          cache_enabled=False)
 
 
 def low_precision(device):
     """True where forward passes compute in bf16."""
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
-
-
-def compile_decoder(model, mode):
-    """torch.compile the decoder's training pass where `mode` is on, or auto on a GPU; sampling
-    with the cache stays as it is. Without a C compiler it says so and runs as written."""
-    if mode == "off" or mode == "auto" and model.decoder.wte.weight.device.type == "cpu":
-        return
-    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "c++", "cl"))):
-        print("torch.compile needs a C++ compiler and finds none: running uncompiled", flush=True)
-        return
-    model.decoder.compile(dynamic=True)
 
 
 # -- GPT-2's published weights (data/weights.py, which imports this module) -------------------------

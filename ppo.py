@@ -34,8 +34,10 @@ from common import (InputError, Stage, check_finite, device_of, load_model, requ
 from data.batching import examples_of_step, length_sorted_batches, text_window
 from data.readers import read_prompts, read_text
 from data.tokenizer import load_tokenizer
-from model import (GPT, ScalarGPT, adam, at_least_fp32, compile_decoder, compute_dtype, generate,
-                   low_precision, response_logprobs, response_values, step_optimizer, target_logprobs)
+from machine import at_hand, compile_decoder, side_by_side, step_in_backward
+from model import (GPT, ScalarGPT, adam, at_least_fp32, compute_dtype, generate,
+                   low_precision, response_logprobs, response_values, step_optimizer,
+                   target_logprobs)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,11 @@ class PPOConfig:
     max_grad_norm: float = setting(0.0, "clip each gradient to this norm, 0 = off; open")
     limit_score: float = setting(None, "score of a response cut off by max_response; open: its own")
     micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number")
+    sample_rows: int = setting(0, "responses sampled together, 0 = all; changes no number")
+    recompute: bool = setting(False, "activations again in the backward pass; saves memory")
+    offload: bool = setting(False, "π_sft, the reward model and the average rest in host memory")
+    step_in_backward: bool = setting(False, "never all gradients at once, where a minibatch is "
+                                            "one pass and nothing is clipped")
     show: int = setting(2, "prompts whose answers are printed as training goes")
     show_every: int = setting(20, "iterations between them")
     seed: int = setting(0, "order of prompts and minibatches, pretraining text, samples")
@@ -213,8 +220,10 @@ class Rollout(NamedTuple):
         return part._replace(**cut)
 
     def micro_batches(self, rows, micro_tokens):
-        """`rows`, in groups of like length whose padded size is at most micro_tokens."""
-        for group in length_sorted_batches(self.lens_B[rows].tolist(), micro_tokens):
+        """`rows`, in groups of like length whose padded size is at most micro_tokens; on a CPU,
+        which computes padding as slowly as tokens, of more alike ones."""
+        even = 0.6 if rows.device.type == "cpu" else 0.0
+        for group in length_sorted_batches(self.lens_B[rows].tolist(), micro_tokens, even):
             yield rows[torch.tensor(group, device=rows.device)]
 
 
@@ -223,22 +232,33 @@ def roll_out(policy, reference, reward_model, value_model, prompts, eos, config)
     """Sample a response to each prompt, and what the update must know of it. Returns a Rollout."""
     device = policy.decoder.wte.weight.device
     with compute_dtype(device):
-        samples = generate(policy, prompts, config.max_response, config.temperature, eos)
-        everything = Rollout(
-            samples.tokens_BT, samples.prompt_lens_B, samples.lens_B, samples.mask_BR,
-            samples.logprobs_BR, *(torch.zeros_like(samples.logprobs_BR) for _ in range(2)),
-            torch.zeros(len(prompts), device=device))
-        for rows in everything.micro_batches(torch.arange(len(prompts), device=device),
-                                             config.micro_tokens):
-            part = everything.rows(rows)
-            R, place = part.mask_BR.shape[1], (part.tokens_BT, part.prompt_lens_B, part.mask_BR)
-            everything.ref_logprobs_BR[rows, :R] = response_logprobs(
-                reference, *place, config.temperature)
-            everything.values_BR[rows, :R] = response_values(value_model, *place)
-            everything.scores_B[rows] = reward_model.scores(part.tokens_BT, part.lens_B)
+        samples = generate(policy, prompts, config.max_response, config.temperature, eos,
+                           at_once=config.sample_rows)
+    rollout = Rollout(samples.tokens_BT, samples.prompt_lens_B, samples.lens_B, samples.mask_BR,
+                      samples.logprobs_BR, *(torch.zeros_like(samples.logprobs_BR) for _ in "rv"),
+                      torch.zeros(len(prompts), device=device))
+
+    def judge(column, look, rows):
+        part = rollout.rows(rows)
+        with compute_dtype(device):
+            seen = look(part)
+        column[(rows, slice(seen.shape[1])) if seen.dim() == 2 else rows] = seen
+
+    quarter = -(-int(samples.lens_B.sum()) // 4)  # so that a CPU's cores end at about one time
+    micro = list(rollout.micro_batches(torch.arange(len(prompts), device=device),
+                                       min(quarter, config.micro_tokens)))
+    for model, column, look in (
+            (reference, rollout.ref_logprobs_BR, lambda part: response_logprobs(
+                reference, part.tokens_BT, part.prompt_lens_B, part.mask_BR, config.temperature)),
+            (value_model, rollout.values_BR, lambda part: response_values(
+                value_model, part.tokens_BT, part.prompt_lens_B, part.mask_BR)),
+            (reward_model, rollout.scores_B, lambda part: reward_model.scores(
+                part.tokens_BT, part.lens_B))):
+        with at_hand(model, device, config.offload and model is not value_model):
+            side_by_side([partial(judge, column, look, rows) for rows in micro], device)
     if config.limit_score is not None:
-        everything.scores_B[~ended(everything, eos)] = config.limit_score
-    return everything
+        rollout.scores_B[~ended(rollout, eos)] = config.limit_score
+    return rollout
 
 
 def ended(rollout, eos):
@@ -310,7 +330,7 @@ def update_ema(average, model, decay):
     """average ← decay · average + (1 − decay) · model, weight by weight."""
     with torch.no_grad():
         for a, p in zip(average.parameters(), model.parameters()):
-            a.lerp_(p, 1 - decay)
+            a.lerp_(p.to(a.device), 1 - decay)
 
 
 def check_first_ratio(stats, rounded):
@@ -328,33 +348,50 @@ def check_first_ratio(stats, rounded):
 
 def update(state, rollout, next_text, config, rate, first):
     """Estimate advantages, then one optimizer step of policy and value function per minibatch,
-    the pretraining gradient of `next_text(minibatch number)` added before it. Returns the mean of
-    each number over minibatches."""
+    the pretraining gradient of `next_text(minibatch number)` added before the policy's. Returns the
+    mean of each number over minibatches."""
     rewards_BR = kl_rewards(rollout.scores_B, rollout.logprobs_BR, rollout.ref_logprobs_BR,
                             rollout.mask_BR, config.kl_coef)
     advantages_BR, returns_BR = gae(rewards_BR, rollout.values_BR, rollout.mask_BR,
                                     config.discount, config.lam)
     advantages_BR = whiten(advantages_BR, rollout.mask_BR)
-    minibatches = [rows for _ in range(config.inner_epochs)
+    minibatches = [rows.to(rollout.mask_BR.device) for _ in range(config.inner_epochs)
                    for rows in torch.randperm(config.batch).split(config.minibatch)]
-    totals = {}
-    for number, rows in enumerate(minibatches):
-        rows = rows.to(rollout.mask_BR.device)
-        stats = policy_gradient(state.policy, rollout, advantages_BR, rows, config)
+    in_backward = config.step_in_backward and not config.max_grad_norm and all(
+        len(list(rollout.micro_batches(rows, config.micro_tokens))) == 1 for rows in minibatches)
+
+    def policy_step(number, rows):
+        policy, optimizer = state.policy, state.policy_optimizer
+        with step_in_backward(policy, optimizer, rate, in_backward and not config.ptx_coef):
+            stats = policy_gradient(policy, rollout, advantages_BR, rows, config)
         if first and number == 0:
             check_first_ratio(stats, low_precision(rows.device))
         if config.ptx_coef:
-            stats["ptx_loss"] = ptx_gradient(state.policy, next_text(number), config)
+            stats["ptx_loss"] = ptx_gradient(policy, next_text(number), config)
         check_finite(stats)
-        stats["grad_norm"] = step_optimizer(state.policy, state.policy_optimizer, rate,
-                                            config.max_grad_norm)
-        stats |= value_gradient(state.value_model, rollout, returns_BR, rows, config)
+        stats["grad_norm"] = step_optimizer(policy, optimizer, rate, config.max_grad_norm)
+        update_ema(state.average, policy, config.ema_decay)
+        return stats
+
+    def value_step(number, rows):
+        value_model, optimizer = state.value_model, state.value_optimizer
+        with step_in_backward(value_model, optimizer, config.value_rate, in_backward):
+            stats = value_gradient(value_model, rollout, returns_BR, rows, config)
         check_finite(stats)
-        step_optimizer(state.value_model, state.value_optimizer, config.value_rate,
-                       config.max_grad_norm)
-        update_ema(state.average, state.policy, config.ema_decay)
-        add_up(totals, stats, 1 / len(minibatches))
-    return totals
+        step_optimizer(value_model, optimizer, config.value_rate, config.max_grad_norm)
+        return stats
+
+    def on_each_minibatch(step):
+        totals = {}
+        for number, rows in enumerate(minibatches):
+            add_up(totals, step(number, rows), 1 / len(minibatches))
+        return totals
+
+    # with advantages and returns fixed, neither of the two looks at the other
+    policy_stats, value_stats = side_by_side(
+        [partial(on_each_minibatch, step) for step in (policy_step, value_step)],
+        rollout.mask_BR.device)
+    return policy_stats | value_stats
 
 
 # -- the run --------------------------------------------------------------------------------------
@@ -379,7 +416,8 @@ def load(config, tokenizer, device):
                              device)
     reference, average = copy.deepcopy(policy), copy.deepcopy(policy)
     for frozen in (reference, reward_model, average):
-        frozen.requires_grad_(False)
+        frozen.requires_grad_(False).to("cpu" if config.offload else device)
+    policy.decoder.recompute = value_model.decoder.recompute = config.recompute
     for model in (policy, value_model, reference, reward_model):
         compile_decoder(model, config.compile)
     return reference, reward_model, State(policy, average, value_model,

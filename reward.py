@@ -10,6 +10,7 @@ over-fit within one epoch, and K forward passes are cheaper than 2·C(K,2).
 
 import itertools
 import math
+import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,7 +22,8 @@ from common import (InputError, Stage, check_finite, device_of, load_model, requ
 from data.batching import examples_of_step, length_sorted_batches, pad_right
 from data.readers import read_comparisons, read_demonstrations
 from data.tokenizer import load_tokenizer
-from model import (GPT, ScalarGPT, adam, at_least_fp32, compile_decoder, compute_dtype,
+from machine import compile_decoder
+from model import (GPT, ScalarGPT, adam, at_least_fp32, compute_dtype,
                    cosine_rate, step_optimizer)
 
 
@@ -43,6 +45,7 @@ class RewardConfig:
                                          "paper saw it over-fit in one pass, §3.5")
     max_tokens: int = setting(2048, "of prompt and completion; longer comparisons are dropped")
     micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number")
+    recompute: bool = setting(False, "activations again in the backward pass; saves memory")
     bias_demonstrations: int = setting(1000, "how many demonstrations the bias averages; open")
     seed: int = setting(0, "order of the comparisons and the new head's weights")
     save_every: int = setting(50, "steps between checkpoints to resume from")
@@ -79,9 +82,16 @@ class Ranking(NamedTuple):
     ranks: tuple
     labeler: str
 
+    def longest(self):
+        return max(map(len, self.sequences))
+
     def width(self):
         """Tokens of its K rows, padded."""
-        return len(self.sequences) * max(map(len, self.sequences))
+        return len(self.sequences) * self.longest()
+
+    def shared(self):
+        """How many first tokens its completions share, each keeping at least one of its own."""
+        return min(len(os.path.commonprefix(self.sequences)), min(map(len, self.sequences)) - 1)
 
 
 def load_rankings(path, tokenizer, limit):
@@ -91,7 +101,7 @@ def load_rankings(path, tokenizer, limit):
         prompt = tokenizer.encode_prompt(c.prompt)
         rankings.append(Ranking([prompt + tokenizer.encode_response(y) for y in c.completions],
                                 c.ranks, c.labeler))
-    kept = [r for r in rankings if max(map(len, r.sequences)) <= limit]
+    kept = [r for r in rankings if r.longest() <= limit]
     print(f"{len(kept)} comparisons in {path}; {len(rankings) - len(kept)} dropped, longer than "
           f"{limit} tokens")
     if not kept:
@@ -108,15 +118,36 @@ def split_pairs(rankings):
 
 def score_rankings(reward_model, rankings):
     """scores_NK, ranks_NK and mask_NK of N prompts, K the most completions any has. Each completion
-    is one row of one forward pass."""
+    is one row of one forward pass; where all prompts are longer than their completions, these share
+    a pass over their prompt."""
     device = reward_model.head.weight.device
-    tokens_MT, lens_M = pad_right([s for r in rankings for s in r.sequences])
+    prompt_lens = [r.shared() for r in rankings]
+    longest_tail = max(r.longest() - p for r, p in zip(rankings, prompt_lens))
+    score = score_branches if min(prompt_lens) > longest_tail else score_rows
     with compute_dtype(device):
-        scores_M = reward_model.scores(tokens_MT.to(device), lens_M.to(device))
+        scores_M = score(reward_model, rankings, device)
     ranks_NK, counts_N = pad_right([r.ranks for r in rankings])
     mask_NK = (torch.arange(ranks_NK.shape[1]) < counts_N[:, None]).to(device)
     scores_NK = torch.zeros(mask_NK.shape, device=device).masked_scatter(mask_NK, scores_M)
     return scores_NK, ranks_NK.to(device), mask_NK
+
+
+def score_rows(reward_model, rankings, device):
+    """scores_M of all completions, each a row with its prompt before it."""
+    tokens_MT, lens_M = pad_right([s for r in rankings for s in r.sequences])
+    return reward_model.scores(tokens_MT.to(device), lens_M.to(device))
+
+
+def score_branches(reward_model, rankings, device):
+    """The same scores, with each prompt computed once: K completions of C tokens behind a prompt of
+    P cost P + K·C tokens instead of K·(P + C)."""
+    lens = [r.shared() for r in rankings]
+    prompts_NP, prompt_lens_N = pad_right([r.sequences[0][:p] for r, p in zip(rankings, lens)])
+    tails_MC, tail_lens_M = pad_right([s[p:] for r, p in zip(rankings, lens) for s in r.sequences])
+    prompt_of_M = torch.arange(len(lens)).repeat_interleave(
+        torch.tensor([len(r.sequences) for r in rankings]))
+    return reward_model.branch_scores(*(x.to(device) for x in (
+        prompts_NP, prompt_lens_N, tails_MC, tail_lens_M, prompt_of_M)))
 
 
 def micro_batches(rankings, micro_tokens):
@@ -205,6 +236,7 @@ SHOWN = ("loss", "accuracy", "pairs", "valid_accuracy", "valid_interval")
 def main(config):
     tokenizer = load_tokenizer(config.tokenizer)
     reward_model = from_gpt(config.init, tokenizer, config)
+    reward_model.decoder.recompute = config.recompute
     compile_decoder(reward_model, config.compile)
     limit = min(config.max_tokens, reward_model.config.n_ctx)
     rankings = load_rankings(config.comparisons, tokenizer, limit)

@@ -24,7 +24,8 @@ from data.batching import (examples_of_step, length_sorted_batches, pad_right, t
                            text_window)
 from data.readers import read_demonstrations, read_prompts, read_text
 from data.tokenizer import load_tokenizer
-from model import (CONFIGS, GPT, ScalarGPT, adam, compile_decoder, compute_dtype, cosine_rate,
+from machine import compile_decoder
+from model import (CONFIGS, GPT, ScalarGPT, adam, compute_dtype, cosine_rate,
                    generate, step_optimizer, target_logprobs)
 
 
@@ -56,6 +57,7 @@ class SFTConfig:
     weight_decay: float = setting(0.0, "decoupled weight decay; open")
     max_grad_norm: float = setting(1.0, "clip the gradient to this norm, 0 = off; open")
     micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number")
+    recompute: bool = setting(False, "activations again in the backward pass; saves memory")
     seed: int = setting(0, "first weights, order of the data, dropout")
     log_every: int = setting(10, "steps between printed lines")
     save_every: int = setting(200, "steps between checkpoints to resume from")
@@ -249,6 +251,7 @@ def main(config):
     device = device_of(config.device)
     tokenizer = load_tokenizer(config.tokenizer)
     model = first_model(config, tokenizer).to(device).train()
+    model.decoder.recompute = config.recompute
     compile_decoder(model, config.compile)
     data = Data(config, tokenizer, model.config.n_ctx)
     validation = Validation(config, tokenizer, device, model.config.n_ctx)

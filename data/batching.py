@@ -12,19 +12,21 @@ import torch
 from common import InputError
 
 
-def length_sorted_batches(lengths, max_tokens):
+def length_sorted_batches(lengths, max_tokens, even=0.0):
     """Micro-batches: lists of indices into `lengths`, longest sequences first, each index once.
 
     A micro-batch padded to its longest row holds at most `max_tokens` tokens, unless it is one
     row that is longer by itself. Neighbours in length share a batch, so little is padding; the
-    largest batch comes first, so that memory that does not suffice fails at once.
+    largest batch comes first, so that memory that does not suffice fails at once. A row of less
+    than `even` times the longest begins another batch: less padding for more batches.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     batches, first = [], 0
     while first < len(order):
-        rows = max(1, max_tokens // max(1, lengths[order[first]]))
-        batches.append(order[first:first + rows])
-        first += rows
+        longest = lengths[order[first]]
+        rows = max(1, max_tokens // max(1, longest))
+        batches.append([i for i in order[first:first + rows] if lengths[i] >= even * longest])
+        first += len(batches[-1])
     return batches
 
 

@@ -2,6 +2,7 @@
 
     python -m data.plan settings --model gpt2-medium --memory 24     what fits, and what it needs
     python -m data.plan table              every size of GPT-2 on a GPU of 24 GB and of 80 GB
+    python -m data.plan paper              the paper's own models on one GPU of 141 GB
 
 PPO needs the most memory of all stages (§3.5, App. C.4). With P parameters in the policy, Q in the
 reward model and as many in the value function, weights in fp32 and bf16 compute:
@@ -17,18 +18,20 @@ reward model and as many in the value function, weights in fp32 and bf16 compute
       sampling      keys and values of every layer, row and position; half of them again while rows
                     that ended are left out; and one row of the vocabulary per response
 
-The settings take the paper's values where they fit. Where they do not, first fewer prompts make an
-iteration, then fewer tokens a pass (which changes no number), then the reward model is smaller than
-the policy: the paper itself uses one reward model for policies of every size.
+The settings take the paper's values where they fit. Where they do not, fewer tokens go through in a
+pass; then activations are computed again and frozen models rest in host memory (neither changes a
+number); then fewer prompts make an iteration; then the reward model is smaller than the policy: the
+paper itself uses one reward model for policies of every size.
 
 Learning rates are those that the paper gives for 1.3B, times what GPT-3's own rates (its Table 2.1)
 are to that of 1.3B: smaller models take larger steps.
 """
 
+import itertools
 import math
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -57,6 +60,7 @@ class Plan:
     max_prompt: int = 384  # 95 % of HH-RLHF's prompts and answers fit these two
     max_response: int = 192
     answers: int = 600  # test prompts that every model answers at the end
+    saving: bool = False  # activations computed again; frozen models rest in host memory
 
     @property
     def positions(self):
@@ -84,7 +88,8 @@ def logits_bytes(shape, tokens):
 
 def cache_bytes(shape, rows, positions):
     """Keys and values while sampling, as model.KVCache lays them out."""
-    held = KVCache(shape, rows, positions, like=torch.empty(0, device="meta"))
+    held = KVCache(shape, rows, positions,
+                   like=torch.empty(0, dtype=torch.bfloat16, device="meta"))
     return sum(t.numel() * t.element_size() for t in held.keys + held.values)
 
 
@@ -96,6 +101,9 @@ def sampling_bytes(shape, rows, positions):
 
 def ppo_memory(plan):
     """{what: bytes} of a PPO iteration, and under "total" the most that is there at once."""
+    if plan.saving:
+        need = phases(plan.policy, plan.reward, plan.positions, savings_of(plan))
+        return need | {"total": max(need.values())}
     P, Q = parameters(plan.policy), parameters(plan.reward)
     larger = plan.policy if P >= Q else plan.reward
     fixed = {"policy": 16 * P, "average, reference": 8 * P, "value function": 16 * Q,
@@ -104,6 +112,52 @@ def ppo_memory(plan):
     sampling = sampling_bytes(plan.policy, plan.batch, plan.positions)
     return fixed | {"update": update, "sampling": sampling,
                     "total": sum(fixed.values()) + max(update, sampling)}
+
+
+@dataclass(frozen=True)
+class Savings:
+    """The flags of ppo.py that trade time for memory; none changes a number."""
+
+    micro_tokens: int = 16384
+    recompute: bool = False
+    offload: bool = False
+    sample_rows: int = 512
+
+    def flags(self):
+        return (f"--micro_tokens {self.micro_tokens} --sample_rows {self.sample_rows}"
+                + " --recompute true" * self.recompute + " --offload true" * self.offload)
+
+
+def phases(policy, reward, positions, savings):
+    """{phase of a PPO iteration: bytes at its peak}, for models that are used in turn.
+
+    What always is there: weights and Adam's moments of the policy (12 P) and of the value function
+    (12 Q), and the overhead; without `offload` also the average, π_sft and the reward model. Each
+    phase adds its own: a model that was at rest, gradients, bf16 copies of weights (which with
+    `recompute` live for one layer at a time), and activations."""
+    P, Q, tokens = parameters(policy), parameters(reward), savings.micro_tokens
+    always = 12 * P + 12 * Q + OVERHEAD + (0 if savings.offload else 8 * P + 4 * Q)
+
+    def a_layer(shape):  # its activations, and bf16 copies of its 12 D² weights
+        return activation_bytes(shape, tokens) // shape.n_layer + 24 * shape.d_model**2
+
+    def training(shape, count):
+        if savings.recompute:  # the blocks' inputs in fp32 are kept; one layer is computed again
+            return 4 * count + 4 * shape.d_model * shape.n_layer * tokens + a_layer(shape)
+        return 4 * count + 2 * count + activation_bytes(shape, tokens)
+    return {
+        "sampling": always + 2 * P + sampling_bytes(policy, savings.sample_rows, positions),
+        "π_sft": always + a_layer(policy) + logits_bytes(policy, tokens)
+        + (4 * P if savings.offload else 0),
+        "values": always + a_layer(reward),
+        "rewards": always + a_layer(reward) + (4 * Q if savings.offload else 0),
+        "policy update": always + training(policy, P) + logits_bytes(policy, tokens),
+        "value update": always + training(reward, Q)}
+
+
+def savings_of(plan):
+    """The flags of ppo.py where a plan saves memory."""
+    return Savings(plan.micro_tokens, recompute=True, offload=True, sample_rows=32)
 
 
 def answers_that_fit(plan, memory):
@@ -120,11 +174,11 @@ def fit(name, shape, memory):
     smaller = [size for size in SIZES if parameters(CONFIGS[size]) < parameters(shape)]
     for reward in (name, *smaller):
         plan = Plan(shape, shape if reward == name else CONFIGS[reward])
-        for batch in (512, 256, 128, 64):
-            for micro_tokens in (16384, 8192, 4096, 2048, 1024):
-                plan = replace(plan, batch=batch, micro_tokens=micro_tokens)
-                if ppo_memory(plan)["total"] <= memory * USABLE:
-                    return replace(plan, answers=answers_that_fit(plan, memory)), reward
+        for batch, saving, micro_tokens in itertools.product(
+                (512, 256, 128, 64), (False, True), (16384, 8192, 4096, 2048, 1024)):
+            plan = replace(plan, batch=batch, saving=saving, micro_tokens=micro_tokens)
+            if ppo_memory(plan)["total"] <= memory * USABLE:
+                return replace(plan, answers=answers_that_fit(plan, memory)), reward
     raise InputError(f"{name}: needs {ppo_memory(plan)['total'] / GB:.0f} GB at least; this GPU "
                      f"has {memory / GB:.0f}: expected a smaller --model")
 
@@ -154,6 +208,10 @@ def flags(plan, tiny):
         P, R, micro = plan.max_prompt, plan.max_response, plan.micro_tokens
         text = {"batch": 32, "log_every": 20}
         episodes, batch, minibatch, more = 65536, plan.batch, 64, {"ptx_tokens": 512}
+    if plan.saving:
+        text |= {"recompute": "true"}
+        saved = asdict(savings_of(plan))
+        more |= {"recompute": "true", "offload": "true", "sample_rows": saved["sample_rows"]}
     start = text | {"ptx_fraction": 0.1, "dropout": 0, "micro_tokens": micro}
     return {
         "LENGTHS": {"max_prompt": P, "max_response": R},
@@ -165,7 +223,8 @@ def flags(plan, tiny):
         "SFT": text | {"epochs": 1 if tiny else 2, "rate": rate("sft", policy), "dropout": 0.2,
                        "micro_tokens": micro, "choose_prompts": 16 if tiny else 256},
         "REWARD": {"rate": rate("reward", reward), "max_tokens": P + R, "micro_tokens": micro,
-                   "batch": 16 if tiny else 64, "bias_demonstrations": 32 if tiny else 1000},
+                   "batch": 16 if tiny else 64, "bias_demonstrations": 32 if tiny else 1000,
+                   **({"recompute": "true"} if plan.saving else {})},
         "PPO": {"episodes": episodes, "batch": batch, "minibatch": minibatch,
                 "policy_rate": rate("policy", policy), "value_rate": rate("value", reward),
                 "ptx_per_episode": 1, "micro_tokens": micro, **more},
@@ -273,8 +332,9 @@ def report(name, plan, reward):
     """The memory of a plan, part by part."""
     need = ppo_memory(plan)
     parts = ", ".join(f"{part} {count / GB:.1f}" for part, count in need.items() if part != "total")
+    turns = "one phase after another" if plan.saving else "update or sampling, not both"
     return (f"{name} with reward model {reward}: batch {plan.batch}, {plan.micro_tokens} tokens a "
-            f"pass; {need['total'] / GB:.1f} GB ({parts}; update or sampling, not both)")
+            f"pass; {need['total'] / GB:.1f} GB ({parts}; {turns})")
 
 
 @dataclass(frozen=True)
@@ -284,18 +344,42 @@ class TableConfig:
 
 def table(config):
     """The settings for every size of GPT-2 on GPUs of some sizes, and the memory they need."""
-    print("| policy | GPU | reward model | prompts an iteration | tokens a pass | needs |\n"
-          "|---|---|---|---|---|---|")
+    print("| policy | GPU | reward model | prompts an iteration | tokens a pass | recompute, offload "
+          "| needs |\n|---|---|---|---|---|---|---|")
     for name in reversed(SIZES):
         for memory in map(float, config.memory):
             try:
                 plan, reward = fit(name, CONFIGS[name], memory * GB)
-                row = (reward, plan.batch, plan.micro_tokens,
+                row = (reward, plan.batch, plan.micro_tokens, "yes" if plan.saving else "no",
                        f"{ppo_memory(plan)['total'] / GB:.1f} GB")
             except InputError:
-                row = ("does not fit", "", "", "")
+                row = ("does not fit", "", "", "", "")
             print("|", " | ".join([name, f"{memory:g} GB", *map(str, row)]), "|")
 
 
+@dataclass(frozen=True)
+class PaperConfig:
+    memory: float = setting(141.0, "of the GPU, in GB")
+
+
+def paper(config):
+    """The paper's setting (policy 1.3B, reward model and value function 6B, 512 prompts, prompts
+    and responses of 1k tokens) with one saving after another, and the memory of each phase."""
+    policy, reward = CONFIGS["1.3B"], CONFIGS["6B"]
+    steps = [Savings()]
+    for change in ({"recompute": True}, {"offload": True}, {"sample_rows": 32},
+                   {"micro_tokens": 8192}):
+        steps.append(replace(steps[-1], **change))
+    names = list(phases(policy, reward, policy.n_ctx, steps[0]))
+    print(f"| flags of ppo.py | {' | '.join(names)} | fits |\n|---|{'---|' * (len(names) + 1)}")
+    for savings in steps:
+        need = phases(policy, reward, policy.n_ctx, savings)
+        fits = max(need.values()) <= config.memory * GB * USABLE
+        print("|", savings.flags(), "|", " | ".join(f"{b / GB:.0f}" for b in need.values()),
+              "|", "yes" if fits else "no", "|")
+    print(f"\nGB at the peak of each phase; of {config.memory:g} GB {USABLE:.0%} may be used.")
+
+
 if __name__ == "__main__":
-    run_verbs({"settings": (settings, SettingsConfig), "table": (table, TableConfig)}, __doc__)
+    run_verbs({"settings": (settings, SettingsConfig), "table": (table, TableConfig),
+               "paper": (paper, PaperConfig)}, __doc__)

@@ -115,3 +115,14 @@ def test_text_in_order_holds_each_token_once(seed):
     flat = [int(i) for part in text_in_order(np.arange(n), batch, length) for i in part.flatten()]
     lost = 1 if n % length == 1 else 0
     assert flat == list(range(n - lost))
+
+
+@pytest.mark.parametrize("even", [0.0, 0.3, 0.6, 1.0])
+def test_rows_of_a_batch_are_as_even_as_asked_for(even):
+    lengths = torch.randint(1, 100, (60,)).tolist()
+    batches = length_sorted_batches(lengths, 500, even)
+    assert sorted(sum(batches, [])) == list(range(60))
+    for batch in batches:
+        longest = max(lengths[i] for i in batch)
+        assert len(batch) == 1 or longest * len(batch) <= 500
+        assert min(lengths[i] for i in batch) >= even * longest

@@ -1,0 +1,92 @@
+"""What fits the machine and what keeps it busy. Nothing here changes a number.
+
+    side_by_side        two independent things on a CPU's cores, each on its share of them
+    at_hand             a frozen model's weights on the GPU only while they are used
+    step_in_backward    each gradient used and freed as soon as it is known
+    compile_decoder     torch.compile where it wins
+"""
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+
+
+def side_by_side(tasks, device):
+    """The results of tasks (functions without arguments) that do not depend on one another, in
+    their order. An exception of one is raised when all have ended.
+
+    On a CPU they share its cores: small tensors keep one core busy, while two that work on the same
+    small tensor wait for each other most of the time. A GPU takes one after another.
+    """
+    cores = torch.get_num_threads()
+    workers = min(len(tasks), cores)
+    if device.type != "cpu" or workers < 2:
+        return [task() for task in tasks]
+    grad, low = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+
+    def run(task):  # a thread starts with neither of these
+        with torch.set_grad_enabled(grad), torch.autocast("cpu", enabled=low):
+            return task()
+
+    torch.set_num_threads(cores // workers)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            running = [pool.submit(run, task) for task in tasks]
+        return [r.result() for r in running]
+    finally:
+        torch.set_num_threads(cores)
+
+
+@contextmanager
+def at_hand(model, device, offload):
+    """Where `offload` is set, the weights of a frozen model lie in host memory and are on `device`
+    only within this context; nothing is copied back, as nothing changes them."""
+    if not offload:
+        yield model
+        return
+    resting = [p.data.cpu() for p in model.parameters()]  # on a CPU, and from then on: themselves
+    for p, host in zip(model.parameters(), resting):
+        p.data = host.to(device, non_blocking=True)
+    try:
+        yield model
+    finally:
+        for p, host in zip(model.parameters(), resting):
+            p.data = host
+
+
+@contextmanager
+def step_in_backward(model, optimizer, rate, on):
+    """Where `on` is set, the one backward pass within this context takes the optimizer's step for
+    each parameter as soon as its gradient is whole, and frees it: all gradients never exist at
+    once. Only for a step whose gradient is that of one pass, and is not clipped by its norm."""
+    hooks = []
+
+    def step(parameter):
+        if not parameter.grad.isfinite().all():
+            raise FloatingPointError("a gradient is not finite")
+        optimizer.step()  # passes over parameters without a gradient: all others
+        parameter.grad = None
+
+    if on:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        hooks = [p.register_post_accumulate_grad_hook(step) for p in model.parameters()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def compile_decoder(model, mode):
+    """torch.compile the decoder's training pass where `mode` is on, or auto on a GPU; sampling
+    with the cache stays as it is. Without a C compiler it says so and runs as written."""
+    if mode == "off" or mode == "auto" and model.decoder.wte.weight.device.type == "cpu":
+        return
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "c++", "cl"))):
+        print("torch.compile needs a C++ compiler and finds none: running uncompiled", flush=True)
+        return
+    model.decoder.compile(dynamic=True)

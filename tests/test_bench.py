@@ -1,0 +1,46 @@
+"""The bench runs the production code and says what it measured; its peers are not needed here."""
+
+import json
+
+import pytest
+
+import bench
+
+TINY = ["--vocab", "32", "--n_layer", "1", "--d_model", "16", "--n_head", "2", "--batch", "4",
+        "--prompt", "6", "--response", "5", "--minibatches", "2", "--completions", "3",
+        "--iters", "2", "--warmup", "1", "--threads", "1"]
+
+
+def last_line(capsys, *argv):
+    bench.main([*argv[:1], *TINY, *argv[1:]])
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.mark.parametrize("verb, tokens", [("ppo", 4 * 5), ("rollout", 4 * 5), ("train", 4 * 11),
+                                          ("reward", 4 * 3 * 11)])
+def test_the_last_line_says_what_an_iteration_takes(capsys, verb, tokens):
+    found = last_line(capsys, verb)
+    assert found["s_per_iter"] > 0 and len(found["iters_s"]) == 2
+    seconds = sum(found["iters_s"])
+    assert found["tokens_per_s"] == pytest.approx(2 * tokens / seconds, rel=0.1)
+    assert found["settings"]["d_model"] == 16 and found["settings"]["device"] in ("cpu", "cuda")
+
+
+def test_eos_may_stand_alone_and_ends_responses(capsys):
+    verb, b = bench.parse(["rollout", "--eos", "--vocab", "4", "--response", "40", "--prompt", "3",
+                           "--iters", "1"])
+    assert b.eos and bench.parse(["rollout"])[1].eos is False
+    assert int(bench.prepare(verb, b)()) < 64 * 40 / 2  # one token in four ends a response
+
+
+def test_the_profile_names_the_parts_and_counts_their_operations(capsys):
+    found = last_line(capsys, "ppo", "--profile", "--ptx", "1")
+    assert {"sampling", "reference", "values", "rewards", "policy update", "value update", "ptx",
+            "optimizer"} <= set(found["parts_s"])
+    # value update: 6 operations a weight and token (12·16² weights, 4 sequences of 11 tokens), less
+    # what the first layer need not give back, and the embedding; attention adds a little
+    assert 0 < found["gflop"] < 0.1 and found["matrix_gflops"] > 0
+
+
+def test_the_exponent_of_a_power_is_its_power():
+    assert bench.slope([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)

@@ -1,0 +1,337 @@
+"""Every fast path against the plain one: scores, losses and gradients to rounding, memory flags
+bitwise, and sampling by its distribution (the chi-squared tests stand in test_generate.py)."""
+
+import copy
+
+import pytest
+import torch
+from conftest import randomize
+
+import model as models
+import ppo
+import reward
+from machine import at_hand, compile_decoder, side_by_side, step_in_backward
+from model import GPT, GPTConfig, ScalarGPT, attention, adam, fused_attention, generate
+
+SHAPE = GPTConfig(vocab_size=29, n_ctx=80, n_layer=3, n_head=2, d_model=16)
+
+
+def gradients(model):
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def random_ids(n):
+    return torch.randint(29, (n,)).tolist()
+
+
+# -- one pass over a shared prompt ----------------------------------------------------------------
+
+
+def rankings_of(*sizes):
+    """(prompt tokens, tokens of each completion) of rankings; no completion begins like another."""
+    found = []
+    for prompt, completions in sizes:
+        start = random_ids(prompt)
+        found.append(reward.Ranking([start + [k] + random_ids(n - 1)
+                                     for k, n in enumerate(completions)],
+                                    tuple(range(len(completions))), ""))
+    return found
+
+
+RAGGED = [(40, [3, 7, 1, 5]), (25, [2, 2, 9]), (61, [19, 4, 4, 4, 6, 1, 2, 3, 8])]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_completions_that_share_their_prompts_pass_have_the_same_scores_and_gradients(recompute):
+    model, rankings, found = randomize(ScalarGPT(SHAPE)), rankings_of(*RAGGED), []
+    model.decoder.recompute = recompute
+    for score in (reward.score_rows, reward.score_branches):
+        model.zero_grad()
+        scores_M = score(model, rankings, "cpu")
+        weights_M = torch.linspace(-1, 1, len(scores_M))
+        (scores_M * weights_M).sum().backward()
+        found.append((scores_M.detach(), gradients(model)))
+    (rows, row_gradients), (branches, branch_gradients) = found
+    torch.testing.assert_close(branches, rows, atol=1e-5, rtol=1e-5)
+    assert rows.std() > 0.1
+    for a, b in zip(branch_gradients, row_gradients, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5 * float(b.abs().max() + 1), rtol=1e-4)
+
+
+def test_each_score_is_that_of_the_completion_alone_behind_its_prompt():
+    model, rankings = randomize(ScalarGPT(SHAPE)), rankings_of(*RAGGED)
+    with torch.no_grad():
+        got = reward.score_branches(model, rankings, "cpu").tolist()
+        alone = [model(torch.tensor([s]))[0, -1].item() for r in rankings for s in r.sequences]
+    assert got == pytest.approx(alone, abs=1e-4)
+
+
+def test_equal_completions_keep_their_last_token_to_themselves():
+    ranking = reward.Ranking([[1, 2, 3, 4]] * 3, (1, 1, 2), "")
+    assert ranking.shared() == 3
+    model = randomize(ScalarGPT(SHAPE))
+    with torch.no_grad():
+        torch.testing.assert_close(reward.score_branches(model, [ranking], "cpu"),
+                                   reward.score_rows(model, [ranking], "cpu"))
+
+
+@pytest.mark.parametrize("prompt, completions, expected", [
+    (30, [5, 6], "branch"), (7, [5, 6], "branch"), (6, [5, 6], "rows"), (3, [20, 6], "rows")])
+def test_the_prompt_is_shared_where_it_is_longer_than_the_completions(monkeypatch, prompt,
+                                                                      completions, expected):
+    model, taken = ScalarGPT(SHAPE), []
+    for name in ("scores", "branch_scores"):
+        original = getattr(ScalarGPT, name)
+        monkeypatch.setattr(ScalarGPT, name, lambda self, *args, name=name, original=original:
+                            taken.append(name) or original(self, *args))
+    reward.score_rankings(model, rankings_of((prompt, completions)))
+    assert taken == [{"branch": "branch_scores", "rows": "scores"}[expected]]
+
+
+def test_a_long_prompt_costs_a_third_at_most_when_it_is_shared():
+    """Floating-point operations of nine completions behind a prompt ten times as long."""
+    from torch.utils.flop_counter import FlopCounterMode
+    model = ScalarGPT(GPTConfig(vocab_size=29, n_ctx=220, n_layer=2, n_head=2, d_model=64))
+    rankings, cost = rankings_of((200, [20] * 9)), []
+    for score in (reward.score_rows, reward.score_branches):
+        with FlopCounterMode(display=False) as counter:
+            score(model, rankings, "cpu").sum().backward()
+        cost.append(counter.get_total_flops())
+    assert cost[0] > 3 * cost[1]
+
+
+# -- sampling's attention -------------------------------------------------------------------------
+
+
+def test_one_query_attends_as_the_definition_says():
+    q, k, v = torch.randn(3, 2, 1, 8), torch.randn(3, 2, 9, 8), torch.randn(3, 2, 9, 8)
+    mask = (torch.arange(9) <= torch.tensor([[3], [8], [0]]))[:, None, None]
+    torch.testing.assert_close(fused_attention(q, k, v, mask), attention(q, k, v, mask))
+    theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    torch.testing.assert_close(fused_attention(q, k, v, mask), theirs)
+
+
+def test_the_cache_has_the_dtype_of_autocast():
+    model, seen = randomize(GPT(SHAPE)), []
+    for enabled, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+        original = model.decoder.prefill
+        model.decoder.prefill = lambda tokens, cache: (
+            seen.append(cache.keys[0].dtype) or original(tokens, cache))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            generate(model, [[1, 2], [3]], 3)
+        del model.decoder.prefill
+        assert seen.pop() == dtype
+
+
+def test_in_low_precision_sampling_converts_each_weight_once():
+    from torch.utils._python_dispatch import TorchDispatchMode
+    counts, size = [], 4 * 16 * 16  # of c_fc's and c_proj's weights, in each of three layers
+
+    class CountCopies(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **kwargs or {})
+            if function.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.to):
+                counts[-1] += args[0].numel() == size and found.dtype != args[0].dtype
+            return found
+    model = randomize(GPT(SHAPE))
+    for steps in (2, 9):
+        counts.append(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False), CountCopies():
+            generate(model, [[1, 2], [3]], steps)
+    assert counts == [6, 6]
+
+
+def test_what_generate_returns_can_take_part_in_training():
+    model = randomize(GPT(SHAPE))
+    samples = generate(model, [[1, 2], [3]], 3)
+    for x in samples:
+        assert not x.is_inference()
+    loss = (model(samples.tokens_BT).logsumexp(-1)[:, :3] * samples.logprobs_BR)[samples.mask_BR]
+    loss.sum().backward()
+
+
+# -- recomputation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_recomputing_activations_changes_no_bit(dropout):
+    model = randomize(GPT(GPTConfig(29, 80, 3, 2, 16, dropout))).train()
+    tokens, found = torch.randint(29, (4, 12)), []
+    for recompute in (False, True):
+        model.decoder.recompute = recompute
+        model.zero_grad()
+        torch.manual_seed(3)
+        loss = model(tokens).logsumexp(-1).sum()
+        loss.backward()
+        found.append([loss.detach(), *gradients(model)])
+    for a, b in zip(*found, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_recomputing_keeps_only_the_inputs_of_the_blocks():
+    kept = []
+    for recompute in (False, True):
+        model, saved = GPT(GPTConfig(29, 80, 6, 2, 32)), {}
+        model.decoder.recompute = recompute
+
+        def pack(tensor):
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+        weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            output = model.decoder(torch.randint(29, (8, 64)))
+        assert output.requires_grad
+        kept.append(sum(n for at, n in saved.items() if at not in weights))
+    assert kept[1] < kept[0] / 4
+
+
+# -- PPO: what runs side by side, and what saves memory -------------------------------------------
+
+EOS = 28
+
+
+def ppo_config(**changes):
+    return ppo.PPOConfig(**{"policy": "p", "reward": "r", "prompts": "x", "out": "o", "batch": 8,
+                            "minibatch": 4, "max_response": 9, "kl_coef": 0.1, "ptx_coef": 0.0,
+                            "policy_rate": 1e-3, "value_rate": 1e-3} | changes)
+
+
+def iteration(threads=1, **changes):
+    """Everything that one iteration from the same start gives: rollout, numbers and weights."""
+    torch.manual_seed(0)
+    policy, value_model, reward_model = (randomize(kind(SHAPE), 0.1, seed) for seed, kind in
+                                         enumerate((GPT, ScalarGPT, ScalarGPT)))
+    reference, average = copy.deepcopy(policy), copy.deepcopy(policy)
+    for frozen in (reference, reward_model, average):
+        frozen.requires_grad_(False)
+    config = ppo_config(**changes)
+    policy.decoder.recompute = value_model.decoder.recompute = config.recompute
+    compile_decoder(policy, config.compile)
+    state = ppo.State(policy, average, value_model, adam(policy, 1e-3), adam(value_model, 1e-3))
+    prompts = [random_ids(1 + i) for i in range(8)]
+    torch.set_num_threads(threads)
+    try:
+        rollout = ppo.roll_out(policy, reference, reward_model, value_model, prompts, EOS, config)
+        stats = ppo.update(state, rollout, lambda number: torch.full((4, 12), number), config,
+                           1e-3, first=True)
+    finally:
+        torch.set_num_threads(1)
+    return rollout, stats, [*policy.parameters(), *average.parameters(), *value_model.parameters()]
+
+
+@pytest.mark.parametrize("changes", [{"recompute": True}, {"offload": True},
+                                     {"step_in_backward": True},
+                                     {"step_in_backward": True, "minibatch": 1},
+                                     {"recompute": True, "offload": True, "step_in_backward": True},
+                                     {"ptx_coef": 2.0, "text": "t", "step_in_backward": True}])
+def test_flags_that_save_memory_change_no_bit(changes):
+    plain = {k: v for k, v in changes.items() if k in ("ptx_coef", "text", "minibatch")}
+    (rollout, stats, weights), (same, other_stats, other_weights) = (
+        iteration(**plain), iteration(**changes))
+    for a, b in zip([*rollout, *weights], [*same, *other_weights], strict=True):
+        assert torch.equal(a, b)
+    del stats["grad_norm"], other_stats["grad_norm"]  # unknown where no gradient is whole
+    assert stats == other_stats
+
+
+def test_a_step_in_the_backward_pass_never_holds_all_gradients():
+    model = randomize(GPT(SHAPE))
+    optimizer, held = adam(model, 1e-3), []
+    step = optimizer.step
+    optimizer.step = lambda: step(held.append(sum(p.grad is not None for p in model.parameters())))
+    with step_in_backward(model, optimizer, 1e-3, on=True):
+        model(torch.randint(29, (2, 8))).logsumexp(-1).sum().backward()
+    assert set(held) == {1} and len(held) == len(list(model.parameters()))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_gradient_that_is_not_finite_stops_a_step_in_the_backward_pass():
+    model = randomize(GPT(SHAPE))
+    with pytest.raises(FloatingPointError), step_in_backward(model, adam(model, 1e-3), 1e-3, True):
+        (model(torch.randint(29, (2, 8))).sum() * float("nan")).backward()
+
+
+def test_a_model_at_rest_comes_and_goes_with_the_weights_it_had():
+    """Weights go to the device within the context only; nothing is copied back."""
+    model, moved = ScalarGPT(SHAPE).requires_grad_(False), []
+    before = [p.data_ptr() for p in model.parameters()]
+    weights = [p.clone() for p in model.parameters()]
+
+    class Device:
+        """Stands for a GPU: what is moved there is a copy."""
+    original = torch.Tensor.to
+
+    def to(tensor, device, *args, **more):
+        if isinstance(device, Device):
+            moved.append(tensor)
+            return tensor.clone()
+        return original(tensor, device, *args, **more)
+    torch.Tensor.to = to
+    try:
+        with at_hand(model, Device(), offload=True):
+            during = [p.data_ptr() for p in model.parameters()]
+            assert all(map(torch.equal, model.parameters(), weights))
+    finally:
+        torch.Tensor.to = original
+    assert len(moved) == len(before) and not set(during) & set(before)
+    assert [p.data_ptr() for p in model.parameters()] == before
+
+
+def test_side_by_side_changes_only_rounding():
+    (rollout, stats, _), (same, other_stats, _) = iteration(1), iteration(2)
+    assert torch.equal(rollout.tokens_BT, same.tokens_BT)
+    for a, b in zip(rollout, same, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+    assert stats == pytest.approx(other_stats, rel=1e-3, abs=1e-5)
+
+
+def test_side_by_side_keeps_order_modes_and_threads_and_raises():
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad():
+            tasks = [lambda i=i: (i, torch.is_grad_enabled(), torch.get_num_threads())
+                     for i in range(4)]
+            assert side_by_side(tasks, torch.device("cpu")) == [(i, False, 1) for i in range(4)]
+        with pytest.raises(ZeroDivisionError):
+            side_by_side([lambda: 1 / 0, lambda: 1], torch.device("cpu"))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("at_once", [0, 3, 1])
+def test_rows_sampled_in_parts_are_the_same_rows(at_once):
+    model, prompts = randomize(GPT(SHAPE), 0.1), [random_ids(1 + i % 5) for i in range(20)]
+    plain, parts = (generate(model, prompts, 12, eos=EOS, at_once=n,
+                             generator=torch.Generator().manual_seed(1)) for n in (20, at_once))
+    assert torch.equal(plain.tokens_BT, parts.tokens_BT)
+    assert torch.equal(plain.mask_BR, parts.mask_BR)
+    torch.testing.assert_close(plain.logprobs_BR, parts.logprobs_BR, atol=1e-5, rtol=1e-5)
+
+
+def test_the_policys_gradient_never_holds_all_logits(monkeypatch):
+    """What autograd keeps of the update does not grow with vocabulary times tokens beyond one
+    chunk of logits."""
+    monkeypatch.setattr(models, "LOGITS_AT_ONCE", 2**12)
+    kept = []
+    for vocab in (64, 1024):
+        policy = GPT(GPTConfig(vocab, 40, 1, 1, 8))
+        tokens = torch.randint(64, (8, 40))
+        largest = []
+
+        def pack(tensor):
+            largest.append(tensor.untyped_storage().nbytes())
+            return tensor
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            logprobs = models.target_logprobs(policy, tokens, torch.ones_like(tokens).bool())
+        weights = {p.untyped_storage().nbytes() for p in policy.parameters()}
+        kept.append(max(n for n in largest if n not in weights))
+        assert logprobs.numel() == 8 * 39
+    assert kept[1] <= kept[0]  # all logits would be 8 · 39 · 1024 numbers: 1.3 MB
+
+
+def test_under_compile_the_first_ratio_is_one_and_nothing_is_clipped():
+    _, stats, _ = iteration(compile="on", minibatch=8)
+    assert stats["max_log_ratio"] < 1e-4 and stats["clip_fraction"] == 0
+    _, eager, _ = iteration(minibatch=8)
+    assert stats == pytest.approx(eager, rel=1e-3, abs=1e-5)
