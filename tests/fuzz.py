@@ -132,8 +132,8 @@ COMPARISON = {"prompt": "p", "completions": ["a", "b", "c"], "ranks": [1, 2, 2],
 POST = {"info": {"id": "t3_1", "post": "I crashed.\n", "title": "A crash", "subreddit": "advice"},
         "summaries": [{"text": " crashed", "policy": "s"}, {"text": " fine"}], "choice": 1}
 TEXTS = {  # kind: (content, reader)
-    "demonstrations": (lines(*[{"prompt": f"p{i}", "response": "é", "source": "labeler", "user": "u"}
-                               for i in range(3)]), readers.read_demonstrations),
+    "demonstrations": (lines(*[{"prompt": f"p{i}", "response": "é", "source": "labeler",
+                                "user": "u"} for i in range(3)]), readers.read_demonstrations),
     "comparisons": (lines(COMPARISON, COMPARISON), readers.read_comparisons),
     "prompts": (lines(*[{"prompt": f"p{i}", "user": "u", "category": "c", "more": {"x": [1]}}
                         for i in range(3)]), readers.read_prompts),

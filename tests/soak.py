@@ -2,9 +2,10 @@
 
     python tests/soak.py [--kills 20] [--seed 0] [--stage ppo]
 
-Stages run on a tiny world with one thread. Each is first run undisturbed; then it is started, killed
-with SIGKILL at a moment drawn uniformly from the time that the undisturbed run took, and started
-again, until it was killed so many times; a run that ends before is compared too, and another begun.
+Stages run on a tiny world with one thread. Each is first run undisturbed; then it is started,
+killed with SIGKILL at a moment drawn uniformly from the time that the undisturbed run took, and
+started again, until it was killed so many times; a run that ends before is compared too, and
+another begun.
 Prints a line a stage; exits with 1 where weights or metrics differ in any bit, where anything half
 written is left, or where an ended run is not the undisturbed one.
 """
@@ -72,8 +73,9 @@ def same_run(one, other):
 
 def left_over(out):
     """Files of a run that has ended, beside its checkpoint and its metrics."""
+    wanted = (out, out.with_suffix(".jsonl"))
     return sorted(p.name for p in out.parent.iterdir() if out.stem in p.name
-                  and p.suffix not in (".out", ".err") and p not in (out, out.with_suffix(".jsonl")))
+                  and p.suffix not in (".out", ".err") and p not in wanted)
 
 
 def half_written(out):

@@ -339,8 +339,8 @@ def test_a_second_stage_on_the_same_output_is_refused_while_the_first_runs(files
 
 
 @pytest.mark.parametrize("out", ["", ".", "/", "{folder}"])
-def test_an_output_that_is_no_file_is_refused_before_any_training(files, tmp_path, out,  # noqa: F811
-                                                                  capsys):
+def test_an_output_that_is_no_file_is_refused_before_any_training(
+        files, tmp_path, out, capsys):  # noqa: F811
     settings = sft_settings(files) | {"out": out.format(folder=tmp_path)}
     code, error = said_by("sft", settings, capsys)
     assert code == 2 and "--out" in error and error.count("\n") == 1
@@ -484,9 +484,9 @@ def test_ctrl_c_before_a_stage_has_begun_is_one_line(files, tmp_path, capsys):  
 @pytest.mark.parametrize("flag, value, expected", [
     ("batch", 0, "above 0"), ("minibatch", 0, "above 0"), ("save_every", 0, "above 0"),
     ("policy_rate", "nan", "finite"), ("kl_coef", "inf", "finite"), ("kl_coef", -1, "0 or more"),
-    ("ema_decay", 1.5, "at most 1"), ("seed", 10**30, "below 2**62"), ("limit_score", "nan", "finite"),
-    ("max_response", -3, "above 0"), ("ptx_tokens", 1000, "at most the context of 32"),
-    ("policy", "", "expected a value")])
+    ("ema_decay", 1.5, "at most 1"), ("seed", 10**30, "below 2**62"),
+    ("limit_score", "nan", "finite"), ("max_response", -3, "above 0"),
+    ("ptx_tokens", 1000, "at most the context of 32"), ("policy", "", "expected a value")])
 def test_settings_out_of_bounds_are_one_line(files, tmp_path, capsys, flag, value,  # noqa: F811
                                              expected):
     settings = ppo_settings(files) | {"out": tmp_path / "p.pt", flag: value}

@@ -187,11 +187,12 @@ def test_the_reference_is_frozen_and_no_part_of_the_policy(files):  # noqa: F811
 
 
 def test_prompts_leave_room_for_a_response_in_the_context(files, tmp_path):  # noqa: F811
-    long = write(tmp_path / "p.jsonl", [{"prompt": "red " * n} for n in (2, 8, 9, 10, 40)])
+    long = write(tmp_path / "p.jsonl", [{"prompt": "red " * n} for n in (2, 8, 20, 40)])
     cfg = ppo.PPOConfig(**ppo_settings(files) | {"out": "x", "prompts": long, "max_prompt": 30,
                                                  "max_response": 20})
     kept = ppo.load_prompts(cfg, load_tokenizer("world"), 32)
-    assert kept and max(map(len, kept)) <= 12
+    assert len(kept) == 2 and max(map(len, kept)) <= 12 < len(
+        load_tokenizer("world").encode_prompt("red " * 20)) <= 30
 
 
 # -- the reward model -----------------------------------------------------------------------------
@@ -300,6 +301,17 @@ def test_every_step_of_every_seed_draws_numbers_of_its_own(tmp_path):
     stage.lock.close()
 
 
+def test_metrics_of_steps_that_a_resumed_run_makes_again_are_left_out(tmp_path):
+    stage = a_stage(tmp_path)
+    for step in range(5):
+        stage.note(step, loss=1.0)
+    stage._keep_metrics_before(3)
+    assert [line["step"] for line in evaluate.read_json_lines(stage.metrics)] == [0, 1, 2]
+    stage._keep_metrics_before(0)
+    assert stage.metrics.read_text() == ""
+    stage.lock.close()
+
+
 def test_numbers_that_are_not_finite_are_not_logged(tmp_path):
     stage = a_stage(tmp_path)
     with pytest.raises(FloatingPointError, match="reward is nan"):
@@ -322,8 +334,8 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch, wr
 def test_of_files_that_belong_together_none_changes_where_one_cannot_be_written(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     readers.write_files({one: ["old"], two: ["old"]})
-    with pytest.raises(InputError, match="two"):  # `one` is no folder
-        readers.write_files({one: ["new"], one / "two": ["new"]})
+    with pytest.raises(InputError, match="two/x: "):
+        readers.write_files({one: ["new"], two / "x": ["new"]})
 
     def breaks():
         yield "new"
