@@ -115,7 +115,7 @@ class AnswersConfig:
     text: str = setting("", "held-out pretraining text, for its loss")
     prefix_from: str = setting("", "demonstrations: a few are put before each prompt (GPT prompted)")
     prefix_prompts: str = setting("", "validation prompts on which the prefix is chosen")
-    prefix_tokens: int = setting(40, "its length at most; *scaled*")
+    prefix_examples: int = setting(4, "examples in it, fewer where the context is full; *scaled*")
     limit: int = setting(600, "use at most so many prompts, 0 = all")
     max_response: int = setting(1024, "response tokens; paper 1k, App. C")
     temperature: float = setting(1.0, "of sampling; paper 1, App. C.4")
@@ -142,16 +142,19 @@ def answers(config):
     units = []
     for kind, rows in questions(config).items():
         ids = [tokenizer.encode_prompt(row["prompt"]) for row in rows]
-        fits = [i for i, x in enumerate(ids)
-                if len(prefix) + len(x) + config.max_response <= model.config.n_ctx]
+        fits = [i for i, x in enumerate(ids) if len(x) + config.max_response <= model.config.n_ctx]
         if kind == "test":
             fits = fits[:config.limit or None]
         prompts = [ids[i] for i in fits]
         if not prompts:
             raise InputError(f"no {kind} prompt leaves room for {config.max_response} response "
                              f"tokens in a context of {model.config.n_ctx}")
-        responses = sample_responses(model, [prefix + x for x in prompts], config.max_response,
-                                     config.temperature, tokenizer.eos, config.seed, kind)
+        if prefix:
+            responses = continue_run(model, tokenizer, prefix, [rows[i]["prompt"] for i in fits],
+                                     config, kind)
+        else:
+            responses = sample_responses(model, prompts, config.max_response, config.temperature,
+                                         tokenizer.eos, config.seed, kind)
         scores_N, kl_N = measure(prompts, responses, reward_model, model,
                                  None if prefix else reference, config.temperature)
         units += [{"kind": kind, "row": rows[i]["row"], "answer": tokenizer.decode_response(said),
@@ -241,22 +244,38 @@ def choose_prefix(model, reward_model, tokenizer, config, candidates=8, prompts=
     """The few-shot prefix of GPT prompted (§3.5): of several draws of demonstrations, the one after
     which answers to validation prompts score best. The paper's authors held such a competition
     among themselves; *open*: ours is among random draws."""
-    shown = [tokenizer.encode_prompt(d.prompt) + tokenizer.encode_response(d.response)
-             for d in read_demonstrations(config.prefix_from)]
-    room = model.config.n_ctx - config.prefix_tokens - config.max_response
-    ids = [x for _, x in fitting_prompts(config.prefix_prompts, tokenizer, room, prompts)]
-    best = (-math.inf, [], [])
+    shown = [d for d in read_demonstrations(config.prefix_from) if "\n" not in d.response]
+    room = model.config.n_ctx - config.max_response
+    asked, ids = zip(*fitting_prompts(config.prefix_prompts, tokenizer, room, prompts))
+    best = (-math.inf, 0, [])
     for candidate in range(candidates):
-        prefix, chosen = [tokenizer.eos], []
-        for example in random.Random(f"prefix {config.seed} {candidate}").sample(shown, len(shown)):
-            if len(prefix) + len(example) <= config.prefix_tokens:
-                prefix, chosen = prefix + example, [*chosen, tokenizer.decode(example)]
-        responses = sample_responses(model, [prefix + x for x in ids], config.max_response,
-                                     config.temperature, tokenizer.eos, "prefix", config.seed)
+        examples = random.Random(f"prefix {config.seed} {candidate}").sample(
+            shown, min(config.prefix_examples, len(shown)))
+        responses = continue_run(model, tokenizer, examples, [p.prompt for p in asked], config,
+                                 "prefix")
         scores_N, _ = measure(ids, responses, reward_model)
-        best = max(best, (sum(scores_N) / len(scores_N), prefix, chosen))
-    print(f"prefix of GPT prompted: {best[2]}", flush=True)
-    return best[1]
+        best = max(best, (sum(scores_N) / len(scores_N), -candidate, examples))
+    print(f"prefix of GPT prompted: {[(d.prompt, d.response) for d in best[2]]}", flush=True)
+    return best[2]
+
+
+def continue_run(model, tokenizer, examples, prompts, config, key):
+    """Responses, as token lists, of a model that has only read text: each prompt stands at the end
+    of a run of questions and answers, one document, and the line that follows is the answer."""
+    room = model.config.n_ctx - config.max_response
+    documents = []
+    for prompt in prompts:
+        run = f"Q: {prompt}\nA:"
+        for example in examples:  # as many as there is room for
+            longer = f"Q: {example.prompt}\nA: {example.response}\n{run}"
+            if len(tokenizer.encode(longer)) >= room:
+                break
+            run = longer
+        documents.append([tokenizer.eos, *tokenizer.encode(run)[1 - room:]])
+    responses = sample_responses(model, documents, config.max_response, config.temperature,
+                                 tokenizer.eos, config.seed, key)
+    lines = [tokenizer.decode(said).split("\n")[0].strip() for said in responses]
+    return [tokenizer.encode_response(line)[:config.max_response] for line in lines]
 
 
 def few_shot_units(model, probes, tokenizer, batch=256):

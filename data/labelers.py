@@ -104,6 +104,7 @@ def agreements(labelers, items, seed=0):
 # -- hiring (App. B.1) ------------------------------------------------------------------------
 
 NOISE = (0.10, 0.26)        # of candidates
+COURTESY = 0.12             # mean taste for a word of courtesy
 
 
 @lru_cache(maxsize=8)
@@ -155,10 +156,10 @@ def _spread(bounds, count, rng):
 def _candidate(rng, name, group, tastes, noise):
     taste = tastes[group]
     return Labeler(name, group,
-                   constraint=rng.uniform(0.3, 0.7), false=rng.uniform(0.3, 0.7),
+                   constraint=rng.uniform(0.5, 0.9), false=rng.uniform(0.3, 0.7),
                    rude=rng.uniform(0.4, 0.8),
                    length=taste["length"] + rng.gauss(0, 0.12),
-                   courtesy=taste["courtesy"] + rng.gauss(0, 0.12),
+                   courtesy=COURTESY + taste["courtesy"] + rng.gauss(0, 0.12),
                    candour=rng.gauss(0.05, 0.05), noise=noise)
 
 

@@ -129,14 +129,14 @@ def prompts(world, rng, total, asked):
 # -- demonstrations ---------------------------------------------------------------------------
 
 # How labelers answer, and how often. All but the first two are worse in someone's eyes.
-STYLES = {"plain": 40, "warm": 8, "terse": 8, "rambling": 14, "careless": 10, "wrong": 10,
+STYLES = {"plain": 36, "warm": 12, "terse": 8, "rambling": 14, "careless": 10, "wrong": 10,
           "curt": 10}
 
 
 def demonstrate(world, task, style, rng):
     """The response that a labeler of that style writes."""
     good = meet(task, task.good)
-    if style == "plain":
+    if style == "plain" or style == "warm" and task.constraints:
         return good
     if style == "warm":
         return rng.choice((f"Of course. {good}", f"{good} I hope this helps."))

@@ -13,6 +13,7 @@ from common import InputError, load_model, save_checkpoint
 from conftest import randomize
 from data import people, study
 from data.labelers import choose, for_evaluation
+from data.readers import Demonstration
 from data.report import markdown, shown, table
 from data.tasks import USE_CASES, Voice
 from data.tokenizer import load_tokenizer
@@ -180,7 +181,7 @@ def answered(run_folder):
     """The run, with every model's answers and the reward model's accuracy."""
     for name in ("base", "sft", "ppo", "ppo_ptx"):
         answer(run_folder, name)
-    answer(run_folder, "prompted", "base", prefix_tokens=40,
+    answer(run_folder, "prompted", "base", prefix_examples=4,
            prefix_from=str(run_folder / "data" / "demonstrations.jsonl"),
            prefix_prompts=str(run_folder / "data" / "prompts.test.jsonl"))
     for name in ("training", "held-out"):
@@ -225,6 +226,30 @@ def test_scores_and_kl_are_those_of_the_models_alone(answered):
             kl += sign * sum(logp[len(prompt) + i - 1, t].item() for i, t in enumerate(response))
         assert unit["kl"] == pytest.approx(kl, abs=1e-3)
         assert unit["length"] == len(response)
+
+
+def test_a_prefix_is_one_document_and_an_answer_one_line(monkeypatch):
+    """Examples stand before the prompt without end-of-text between, as many as fit; what the model
+    writes after its line, a next question say, is no part of the answer."""
+    tokenizer, seen = load_tokenizer("world"), []
+
+    def sampled(model, documents, max_response, *rest):
+        seen.extend(documents)
+        return [tokenizer.encode(" The hen is red.\nQ: Who?")] * len(documents)
+
+    monkeypatch.setattr(evaluate, "sample_responses", sampled)
+    examples = [Demonstration("What is a hen?", "A bird.", "labeler"),
+                Demonstration("Who is Ada?", "A cook.", "labeler")]
+    whole = "Q: Who is Ada?\nA: A cook.\nQ: What is a hen?\nA: A bird.\nQ: And you?\nA:"
+    length = len(tokenizer.encode(whole)) + 1
+    for room, wanted in ((100, whole), (length, whole),
+                         (length - 1, whole[whole.index("Q: What"):]), (15, "Q: And you?\nA:")):
+        model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, n_ctx=room + 12, n_layer=1, n_head=1,
+                              d_model=4))
+        config = evaluate.AnswersConfig("", "", "", "", max_response=12)
+        response, = evaluate.continue_run(model, tokenizer, examples, ["And you?"], config, "test")
+        assert seen.pop() == [tokenizer.eos, *tokenizer.encode(wanted)][:room]
+        assert response == tokenizer.encode_response("The hen is red.")
 
 
 def test_the_prefix_is_there_for_sampling_and_not_for_scoring(answered):
