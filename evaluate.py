@@ -25,8 +25,8 @@ import torch
 from common import InputError, alone, device_of, load_model, required, run_verbs, setting
 from data.batching import length_sorted_batches, pad_right, seeded_generator, text_in_order
 from data.labelers import prefers
-from data.readers import (_json_object, read_demonstrations, read_prompts, read_text,
-                          write_jsonl)
+from data.readers import (_json_object, read_demonstrations, read_fitting_prompts, read_prompts,
+                          read_text, write_jsonl)
 from data.report import shown, table
 from data.samples import TASKS, paper_figure, read_samples
 from data.tokenizer import load_tokenizer, read_utf8
@@ -52,15 +52,6 @@ def sample_responses(model, prompts, max_response, temperature, eos, *key, batch
     return responses
 
 
-def fitting_prompts(path, tokenizer, room, limit=0):
-    """[(prompt, its token list)] of the prompts of a file that have at most `room` tokens."""
-    pairs = [(p, tokenizer.encode_prompt(p.prompt)) for p in read_prompts(path)]
-    pairs = [(p, ids) for p, ids in pairs if len(ids) <= room]
-    if not pairs:
-        raise InputError(f"{path}: no prompt of at most {room} tokens")
-    return pairs[:limit] if limit else pairs
-
-
 @dataclass(frozen=True)
 class SampleConfig:
     checkpoint: tuple = required("one or more policies to sample from, in turn")
@@ -84,8 +75,9 @@ def sample(config):
     """Sample 4 to 9 completions of each prompt, for labelers to rank (§3.2)."""
     device, tokenizer = device_of(config.device), load_tokenizer(config.tokenizer)
     models = [load_model(GPT, path, STAGES, tokenizer, device) for path in config.checkpoint]
-    pairs = fitting_prompts(config.prompts, tokenizer,
-                            min(m.config.n_ctx for m in models) - config.max_response, config.limit)
+    pairs, _ = read_fitting_prompts(config.prompts, tokenizer,
+                                    min(m.config.n_ctx for m in models) - config.max_response)
+    pairs = pairs[:config.limit or None]
     counts = [random.Random(f"{config.seed} {i}").randint(config.least, config.most)
               for i in range(len(pairs))]
     completions = [[] for _ in pairs]
@@ -246,7 +238,8 @@ def choose_prefix(model, reward_model, tokenizer, config, candidates=8, prompts=
     among themselves; *open*: ours is among random draws."""
     shown = [d for d in read_demonstrations(config.prefix_from) if "\n" not in d.response]
     room = model.config.n_ctx - config.max_response
-    asked, ids = zip(*fitting_prompts(config.prefix_prompts, tokenizer, room, prompts))
+    fitting, _ = read_fitting_prompts(config.prefix_prompts, tokenizer, room)
+    asked, ids = zip(*fitting[:prompts])
     best = (-math.inf, 0, [])
     for candidate in range(candidates):
         examples = random.Random(f"prefix {config.seed} {candidate}").sample(

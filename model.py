@@ -195,13 +195,16 @@ class Decoder(nn.Module):
 
     def _init_weights(self):
         """GPT-2's normal weights of deviation 0.02 at its width of 768. *Open*: other widths keep
-        the size of each product; at 128, 0.02 leaves attention near uniform for long. Positions are
-        learned, but start as sinusoids of that deviation (Vaswani et al. 2017, §3.5): a small model
-        finds a head that looks a fixed distance back, and with it how to copy, in less text."""
+        the size of each product. Queries, keys and values start with unit variance, so that
+        attention is not near uniform at first. Positions are learned, but start as sinusoids of
+        the other weights' deviation (Vaswani et al. 2017, §3.5). With both, a small model finds
+        heads that look a fixed distance back, and with them how to copy, in less text."""
         std = 0.02 * math.sqrt(768 / self.config.d_model)
         for name, p in self.named_parameters():
             if name.endswith("c_proj.weight"):  # 2L of these add up on the residual stream
                 nn.init.normal_(p, std=std / math.sqrt(2 * self.config.n_layer))
+            elif name.endswith("c_attn.weight"):
+                nn.init.normal_(p, std=self.config.d_model**-0.5)
             elif p.dim() == 2:
                 nn.init.normal_(p, std=std)
             elif name.endswith(("c_attn.bias", "c_fc.bias", "c_proj.bias")):

@@ -32,7 +32,7 @@ import torch
 from common import (InputError, Stage, check_finite, device_of, load_model, required, run,
                     setting)
 from data.batching import examples_of_step, length_sorted_batches, text_window
-from data.readers import read_prompts, read_text
+from data.readers import read_fitting_prompts, read_text
 from data.tokenizer import load_tokenizer
 from machine import at_hand, compile_decoder, side_by_side, step_in_backward
 from model import (GPT, ScalarGPT, adam, at_least_fp32, compute_dtype, generate,
@@ -428,13 +428,9 @@ def load(config, tokenizer, device):
 def load_prompts(config, tokenizer, n_ctx):
     """Token lists of the training prompts that fit; says how many do not (App. A)."""
     limit = min(config.max_prompt, n_ctx - config.max_response)
-    prompts = [tokenizer.encode_prompt(p.prompt) for p in read_prompts(config.prompts)]
-    fitting = [p for p in prompts if len(p) <= limit]
-    print(f"{len(fitting)} prompts; {len(prompts) - len(fitting)} dropped, longer than {limit} "
-          f"tokens")
-    if not fitting:
-        raise InputError(f"{config.prompts}: no prompt of at most {limit} tokens")
-    return fitting
+    fitting, dropped = read_fitting_prompts(config.prompts, tokenizer, limit)
+    print(f"{len(fitting)} prompts; {dropped} dropped, longer than {limit} tokens")
+    return [ids for _, ids in fitting]
 
 
 def policy_rate(iteration, config):

@@ -22,7 +22,7 @@ from common import (InputError, Stage, check_finite, device_of, load_model, requ
                     setting)
 from data.batching import (examples_of_step, length_sorted_batches, pad_right, text_in_order,
                            text_window)
-from data.readers import read_demonstrations, read_prompts, read_text
+from data.readers import read_demonstrations, read_fitting_prompts, read_text
 from data.tokenizer import load_tokenizer
 from machine import compile_decoder
 from model import (CONFIGS, GPT, ScalarGPT, adam, compute_dtype, cosine_rate,
@@ -221,11 +221,9 @@ class Validation:
         self.reward_model, self.prompts = None, []
         if config.reward:
             self.reward_model = load_model(ScalarGPT, config.reward, ("reward",), tokenizer, device)
-            limit = min(config.max_prompt, n_ctx - config.max_response)
-            prompts = [tokenizer.encode_prompt(p.prompt) for p in read_prompts(config.prompts)]
-            self.prompts = [p for p in prompts if len(p) <= limit][:config.choose_prompts]
-            if not self.prompts:
-                raise InputError(f"{config.prompts}: no prompt of at most {limit} tokens")
+            fitting, _ = read_fitting_prompts(
+                config.prompts, tokenizer, min(config.max_prompt, n_ctx - config.max_response))
+            self.prompts = [ids for _, ids in fitting[:config.choose_prompts]]
 
     def measure(self, model):
         numbers = {}

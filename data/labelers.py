@@ -104,7 +104,7 @@ def agreements(labelers, items, seed=0):
 # -- hiring (App. B.1) ------------------------------------------------------------------------
 
 NOISE = (0.10, 0.26)        # of candidates
-COURTESY = 0.12             # mean taste for a word of courtesy
+COURTESY = 0.16             # mean taste for a word of courtesy
 
 
 @lru_cache(maxsize=8)

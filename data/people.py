@@ -129,7 +129,7 @@ def prompts(world, rng, total, asked):
 # -- demonstrations ---------------------------------------------------------------------------
 
 # How labelers answer, and how often. All but the first two are worse in someone's eyes.
-STYLES = {"plain": 36, "warm": 12, "terse": 8, "rambling": 14, "careless": 10, "wrong": 10,
+STYLES = {"plain": 34, "warm": 14, "terse": 8, "rambling": 14, "careless": 10, "wrong": 10,
           "curt": 10}
 
 

@@ -85,6 +85,16 @@ def read_prompts(path):
     return list(_read_rows(path, _prompt))
 
 
+def read_fitting_prompts(path, tokenizer, most):
+    """([(prompt, its token list)], dropped): the prompts of at most `most` tokens, template and
+    all, and how many are longer (App. A.2). Raises InputError where none fits."""
+    pairs = [(p, tokenizer.encode_prompt(p.prompt)) for p in read_prompts(path)]
+    fitting = [(p, ids) for p, ids in pairs if len(ids) <= most]
+    if not fitting:
+        raise InputError(f"{path}: no prompt of at most {most} tokens")
+    return fitting, len(pairs) - len(fitting)
+
+
 def read_text(path):
     """The documents of a pretraining text: stripped of surrounding white space, empty ones left
     out. Raises InputError when there is none, or when a line is not UTF-8."""

@@ -314,9 +314,9 @@ def capitals(world, rng):
 
 def copies(world, rng):
     """Words said again."""
-    words = [rng.choice(POOLS[rng.choice(("animal", "food", "thing", "place", "person"))])
-             for _ in range(rng.randint(2, 10))]
-    if len(words) < 6 and rng.random() < 0.2:
+    words = rng.sample([x for pool in ("animal", "food", "thing", "place", "person")
+                        for x in POOLS[pool]], rng.randint(2, 9))
+    if len(words) < 6 and rng.random() < 0.1:
         words = words[:1] * len(words)
     text = ", ".join(words) + "."
     return f"Words: {text}" + f"\nAgain: {text}" * rng.choice((1, 2, 3))
