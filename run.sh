@@ -162,6 +162,7 @@ if [ $VERB = world ]; then
     REWARD=(--rate 4e-4 --batch 8)
     PPO=(--episodes 7680 --batch 256 --minibatch 32 --policy_rate 3e-4 --value_rate 1e-3
          --kl_coef 0.15
+         --ema_decay 0.97 --warmup 3
          --ptx_per_episode 1 --ptx_tokens 48 --save_every 10 --show_every 10)
     PTX_COEF=1 COMPLETIONS=5000 ANSWERS=(--probes "$RUN/world/probes.jsonl")
 elif [ $VERB = hh ]; then # the others stand in data/plan.py, by size of model and GPU

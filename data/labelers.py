@@ -8,8 +8,8 @@ anything here, and no model sees `key` or the rule.
 
 The rule is `quality` (data/rule.py), and `overall` makes one mark of it: helpful comes first;
 broken sentences, rambling, an unkept constraint, a falsehood or bad manners each cost a share. A
-labeler weighs these in a way of their own, likes long or short and warm or plain answers, errs a
-little, and gives each completion a mark: 1 is worthless, 7 is all that was asked (as in Table 3's
+labeler weighs these in a way of their own, likes long or short answers, mostly likes a word of
+courtesy, errs a little, and gives each completion a mark: 1 is worthless, 7 is all that was asked (as in Table 3's
 overall quality, but to a tenth). Equal marks are ties. So labelers are mostly of one mind where one
 answer is clearly better, and differ where two are alike.
 """
@@ -63,9 +63,16 @@ def mark(labeler, found, rng):
 
 
 def rank(labeler, key, completions, rng):
-    """Ranks of the completions, 1 = best; equal marks share a rank."""
-    marks = [mark(labeler, quality(key, c), rng) for c in completions]
-    return ranks_of(marks)
+    """Ranks of the completions, 1 = best; equal marks share a rank, and so do equal texts."""
+    found = {c: quality(key, c) for c in completions}
+    return ranks_of(marks_of(labeler, found, completions, rng))
+
+
+def marks_of(labeler, found, completions, rng):
+    """The labeler's marks for the completions; `found` holds the Judgement of each text, which is
+    marked once."""
+    marks = {c: mark(labeler, judgement, rng) for c, judgement in found.items()}
+    return [marks[c] for c in completions]
 
 
 def ranks_of(marks):
@@ -91,11 +98,11 @@ def agreements(labelers, items, seed=0):
     """The same item by item: (pairs ordered alike, pairs that neither calls a tie)."""
     rng, counts = random.Random(f"agreement {seed}"), []
     for key, completions in items:
-        found = [quality(key, c) for c in completions]
-        first, second = ([mark(labeler, f, rng) for f in found]
+        found = {c: quality(key, c) for c in completions}
+        first, second = (marks_of(labeler, found, completions, rng)
                          for labeler in rng.sample(labelers, 2))
         moves = [(first[i] - first[j], second[i] - second[j])
-                 for i, j in itertools.combinations(range(len(found)), 2)]
+                 for i, j in itertools.combinations(range(len(completions)), 2)]
         decided = [(one > 0) == (two > 0) for one, two in moves if one and two]
         counts.append((sum(decided), len(decided)))
     return counts
@@ -103,7 +110,7 @@ def agreements(labelers, items, seed=0):
 
 # -- hiring (App. B.1) ------------------------------------------------------------------------
 
-NOISE = (0.10, 0.26)        # of candidates
+NOISE = (0.13, 0.30)        # of candidates
 COURTESY = 0.16             # mean taste for a word of courtesy
 
 

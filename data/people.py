@@ -129,8 +129,8 @@ def prompts(world, rng, total, asked):
 # -- demonstrations ---------------------------------------------------------------------------
 
 # How labelers answer, and how often. All but the first two are worse in someone's eyes.
-STYLES = {"plain": 34, "warm": 14, "terse": 8, "rambling": 14, "careless": 10, "wrong": 10,
-          "curt": 10}
+STYLES = {"plain": 30, "warm": 14, "terse": 8, "rambling": 20, "careless": 8, "wrong": 8,
+          "curt": 12}
 
 
 def demonstrate(world, task, style, rng):
@@ -191,13 +191,13 @@ def demonstrations(world, rng, total, asked):
 def completions(world, task, count, rng):
     """Responses as a small model that imitates the demonstrations gives them: their styles, and
     several kinds of slips, few where it masters the task and many where it does not."""
-    hard = rng.random() ** 0.6
+    hard = rng.random() ** 1.2
     return [_slip(world, task, hard, rng) for _ in range(count)]
 
 
 def _slip(world, task, hard, rng):
     text = demonstrate(world, task, rng.choices(list(STYLES), list(STYLES.values()))[0], rng)
-    if rng.random() < 0.3 * hard:
+    if rng.random() < 0.1 * hard:
         text = " ".join(_one_fact(world, rng) for _ in range(rng.choice((1, 1, 2))))
     words = text.split()
     for i, word in enumerate(words):            # another word of the same kind

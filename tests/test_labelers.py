@@ -162,12 +162,26 @@ def test_ranks_are_dense_order_marks_and_tie_equal_ones(marks):
     assert all((a > b) == (x < y) for a, x in zip(marks, ranks) for b, y in zip(marks, ranks))
 
 
+def test_equal_texts_share_a_rank():
+    """A labeler who sees the same words twice gives them the same mark, whatever their noise."""
+    key, (one, other, *_) = next(iter(lab.examples(0, 1)))
+    for labeler in lab.training_labelers():
+        ranks = lab.rank(labeler, key, [one, "No.", one, other, one], random.Random(0))
+        assert ranks[0] == ranks[2] == ranks[4]
+        assert lab.prefers(labeler, key, one, one, random.Random(1)) == 0.5
+    assert lab.agreements(lab.training_labelers(), [(key, [one] * 5)]) == [(0, 0)]
+
+
 def test_preference_has_no_side():
     """Between two equally good answers either side wins as often; swapping sides swaps wins."""
     one = lab.training_labelers()[0]
-    task = some_tasks("open_qa", 1)[0]
+    task = next(t for t in some_tasks("brainstorming", 50)
+                if not t.constraints and t.good.count(", ") > 1)
+    first, *rest = task.good.rstrip(".").split(", ")
+    moved = ", ".join([*rest, first]) + "."
+    assert moved != task.good and lab.quality(task.key, moved) == lab.quality(task.key, task.good)
     rng = random.Random(0)
-    votes = [lab.prefers(one, task.key, task.good, task.good, rng) for _ in range(4000)]
+    votes = [lab.prefers(one, task.key, task.good, moved, rng) for _ in range(4000)]
     assert set(votes) == {0.0, 0.5, 1.0} and abs(sum(votes) / 4000 - 0.5) < 0.03
 
 
