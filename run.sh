@@ -160,10 +160,9 @@ if [ $VERB = world ]; then
     START=(--epochs 4 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
     SFT=(--epochs 6 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 600 --log_every 50)
     REWARD=(--rate 4e-4 --batch 8)
-    PPO=(--episodes 7680 --batch 256 --minibatch 32 --policy_rate 3e-4 --value_rate 1e-3
-         --kl_coef 0.15
-         --ema_decay 0.97 --warmup 3
-         --ptx_per_episode 1 --ptx_tokens 48 --save_every 10 --show_every 10)
+    PPO=(--episodes 7680 --batch 256 --minibatch 32 --policy_rate 4e-4 --value_rate 1e-3 --warmup 3
+         --kl_coef 0.12 --ema_decay 0.97 --ptx_per_episode 1 --ptx_tokens 48
+         --save_every 10 --show_every 10)
     PTX_COEF=1 COMPLETIONS=5000 ANSWERS=(--probes "$RUN/world/probes.jsonl")
 elif [ $VERB = hh ]; then # the others stand in data/plan.py, by size of model and GPU
     TOKENIZER=(--tokenizer "$VOCAB")
@@ -234,8 +233,9 @@ academic() { # GPT fine-tuned on templated tasks, as FLAN and T0 are; flags
         "${TOKENIZER[@]}" "${LENGTHS[@]}" "${SFT[@]}" --epochs 2 "$@"
     answers academic academic
 }
-complete() { # policy, side of the prompts, output: 4 to 9 completions of each prompt
-    step "$3" "$1" evaluate.py sample --checkpoint "$1" --out "$3" --seed "$SEED" \
+complete() { # policies, side of the prompts, output: 4 to 9 completions of each prompt
+    # shellcheck disable=SC2086
+    step "$3" "$1" evaluate.py sample --checkpoint $1 --out "$3" --seed "$SEED" \
         --prompts "$DATA/prompts.$2.jsonl" --limit "$COMPLETIONS" "${TOKENIZER[@]}" \
         --max_response "${LENGTHS[3]}"
 }
@@ -293,10 +293,12 @@ if [ $VERB = hh ] && [ "$REWARD_MODEL" != "$MODEL" ]; then
 fi
 
 if [ $VERB = world ]; then
-    say "4. Comparisons: 4 to 9 answers a prompt, ranked by simulated labelers (half a minute)" \
-        "Training labelers; and for the evaluation, others who produce no training data."
+    say "4. Comparisons: 4 to 9 answers a prompt, ranked by simulated labelers (a minute)" \
+        "Half of the answers are a model's that read the demonstrations once: it goes astray more" \
+        "often. Training labelers; and for the evaluation, others who produce no training data."
+    start "$RUN/base.pt" "$RUN/early.pt" "${START[@]}" --epochs 1
     for side in train valid; do
-        complete "$RUN/start.pt" $side "$RUN/completions.$side.jsonl"
+        complete "$RUN/start.pt $RUN/early.pt" $side "$RUN/completions.$side.jsonl"
         rank "$RUN/completions.$side.jsonl" training "$DATA/comparisons.$side.jsonl"
     done
     rank "$RUN/completions.valid.jsonl" held-out "$DATA/comparisons.held-out.jsonl"

@@ -245,7 +245,7 @@ class Study:
             f"Figure 33: the pretraining coefficient ({self.sizes[0]})":
                 {"0 (PPO)": small("ppo"), "1 (PPO-ptx)": small("ppo_ptx")} | coefs,
             f"Figure 34: the KL coefficient, no pretraining gradient ({self.sizes[0]})":
-                {"0": small("no_kl"), "0.15 (PPO)": small("ppo")} | betas,
+                {"0": small("no_kl"), "0.12 (PPO)": small("ppo")} | betas,
             f"Without a KL penalty, by iterations ({self.sizes[0]})":
                 {str(n): small(f"no_kl-{n}") for n in KEPT},
             f"Best of n ({self.sizes[0]})":

@@ -60,7 +60,7 @@ def outputs(commands):
 def test_everything_is_made_once_and_in_order(script):
     made = outputs(script())
     assert len(made) == len(set(made))
-    order = ["world", "data", "base.pt", "start.pt", "completions.train.jsonl",
+    order = ["world", "data", "base.pt", "start.pt", "early.pt", "completions.train.jsonl",
              "data/comparisons.train.jsonl", "reward.pt", "sft.pt", "ppo.pt", "ppo_ptx.pt",
              "answers/base.jsonl", "answers/ppo_ptx.jsonl"]
     places = [made.index(f"runs/world-0/{name}") for name in order]
