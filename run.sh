@@ -26,7 +26,10 @@ cd "$(dirname "$0")"
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 
 die() { echo "error: $*" >&2; exit 2; }
-say() { echo; printf '== %s\n' "$1"; shift; for line in "$@"; do printf '   %s\n' "$line"; done; }
+say() { # a heading and lines below it; a part says nothing but what its programs print
+    [ -z "$PART" ] || return 0
+    echo; printf '== %s\n' "$1"; shift; for line in "$@"; do printf '   %s\n' "$line"; done
+}
 
 # -- python: one that has the packages, or .venv, made and filled here ---------------------------
 has() { "$1" -c "import ${2// /, }" 2>/dev/null; }
@@ -147,7 +150,16 @@ step() {
     for input in $inputs; do
         if [ "$input" -nt "$output" ]; then needed=yes; fi
     done
-    if [ "$needed" ]; then "$PYTHON" "$@"; else echo "   $output is there"; fi
+    if [ "$needed" ]; then "$PYTHON" "$@"; elif [ -z "$PART" ]; then echo "   $output is there"; fi
+}
+
+# side_by_side PART…: parts of this run as processes, two at a time, each with half of the cores:
+# models this small keep one core busy and little more.
+side_by_side() {
+    local threads=${OMP_NUM_THREADS:-$(nproc)} at_once=1
+    [ "$threads" -lt 2 ] || at_once=2
+    printf '%s\n' "$@" | OMP_NUM_THREADS=$((threads / at_once)) xargs -P $at_once -I{} \
+        ./run.sh --seed "$SEED" --name "$(basename "$RUN")" --part {} || exit 2
 }
 
 # -- settings: the paper's defaults stand in each stage; what is given here is scaled to the size --
@@ -157,8 +169,8 @@ if [ $VERB = world ]; then
     PREPARE=(--max_prompt_tokens 48 --max_response_tokens 40)
     BASE=(--model mini --epochs 1.4 --batch 8 --rate 3e-3 --warmup 50 --weight_decay 0.1 --dropout 0
           --log_every 50)
-    START=(--epochs 4 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
-    SFT=(--epochs 6 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 600 --log_every 50)
+    START=(--epochs 3 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
+    SFT=(--epochs 5 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 600 --log_every 50)
     REWARD=(--rate 4e-4 --batch 8)
     PPO=(--episodes 7680 --batch 256 --minibatch 32 --policy_rate 4e-4 --value_rate 1e-3 --warmup 3
          --kl_coef 0.12 --ema_decay 0.97 --ptx_per_episode 1 --ptx_tokens 48
@@ -216,6 +228,22 @@ ppo() { # output, flags
 ppo_ptx() { # output, flags
     ppo "$1" --text "$DATA/text.train.txt" --ptx_coef "$PTX_COEF" "${@:2}"
 }
+make() { # start, early, base, sft, ppo, ppo_ptx or accuracy, and what is to be had of it
+    case $1 in
+        accuracy)
+            accuracy "$RUN/reward.pt" "$DATA/comparisons.valid.jsonl" training
+            [ $VERB != world ] ||
+                accuracy "$RUN/reward.pt" "$DATA/comparisons.held-out.jsonl" held-out
+            return ;;
+        start) start "$RUN/base.pt" "$RUN/start.pt" "${START[@]}"; return ;;
+        early) start "$RUN/base.pt" "$RUN/early.pt" "${START[@]}" --epochs 1; return ;;
+        base) [ $VERB != world ] || prompted ;;
+        sft) sft sft ;;
+        ppo) ppo ppo --ptx_coef 0 ;;
+        ppo_ptx) ppo_ptx ppo_ptx ;;
+    esac
+    answers "$1" "$1"
+}
 answers() { # model, name of its answers, flags
     step "$HERE/answers/$2.jsonl" "$HERE/$1.pt $RUN/reward.pt" evaluate.py answers \
         --checkpoint "$HERE/$1.pt" --out "$HERE/answers/$2.jsonl" --reward "$RUN/reward.pt" \
@@ -266,7 +294,11 @@ else
     step "$DATA/filters.json" "${HH[*]} $TEXT" -m data.prepare --out "$DATA" \
         --hh "${HH[@]}" --text "$TEXT" --seed "$SEED" "${TOKENIZER[@]}" "${PREPARE[@]}"
 fi
-[ -z "$PART" ] || { . data/study.sh; study_part "$PART"; exit; }
+case $PART in
+    "") ;;
+    start | early | base | sft | ppo | ppo_ptx | accuracy) make "$PART"; exit ;;
+    *) . data/study.sh; study_part "$PART"; exit ;;
+esac
 
 import_gpt2() { # name of the published model, output
     step "$2" "$FILES/$1/config.json" -m data.weights import --folder "$FILES/$1" --out "$2" \
@@ -282,8 +314,13 @@ else
     base "${BASE[@]}"
 fi
 
-say "3. The policy that PPO starts from: demonstrations, and 10 % text$(about "half a minute")"
-start "$RUN/base.pt" "$RUN/start.pt" "${START[@]}"
+say "3. The policy that PPO starts from: demonstrations, and 10 % text$(about "2 minutes")"
+if [ $VERB = world ]; then
+    echo "   Beside it one that reads them once, whose answers are ranked with the policy's in step 4."
+    side_by_side start early
+else
+    make start
+fi
 REWARD_INIT=$RUN/start.pt
 if [ $VERB = hh ] && [ "$REWARD_MODEL" != "$MODEL" ]; then
     say "   The same for $REWARD_MODEL, which the reward model starts from: $MODEL would not fit"
@@ -294,9 +331,7 @@ fi
 
 if [ $VERB = world ]; then
     say "4. Comparisons: 4 to 9 answers a prompt, ranked by simulated labelers (a minute)" \
-        "Half of the answers are a model's that read the demonstrations once: it goes astray more" \
-        "often. Training labelers; and for the evaluation, others who produce no training data."
-    start "$RUN/base.pt" "$RUN/early.pt" "${START[@]}" --epochs 1
+        "Training labelers; and for the evaluation, others who produce no training data."
     for side in train valid; do
         complete "$RUN/start.pt $RUN/early.pt" $side "$RUN/completions.$side.jsonl"
         rank "$RUN/completions.$side.jsonl" training "$DATA/comparisons.$side.jsonl"
@@ -304,23 +339,25 @@ if [ $VERB = world ]; then
     rank "$RUN/completions.valid.jsonl" held-out "$DATA/comparisons.held-out.jsonl"
 fi
 
-say "5. The reward model: all pairs of a prompt in one batch element, one epoch$(about "a minute")"
+say "5. The reward model: all pairs of a prompt in one batch element, one epoch$(about "2 minutes")"
 reward "$REWARD_INIT" "$RUN/reward.pt" "$DATA/comparisons.train.jsonl"
-accuracy "$RUN/reward.pt" "$DATA/comparisons.valid.jsonl" training
-[ $VERB != world ] || accuracy "$RUN/reward.pt" "$DATA/comparisons.held-out.jsonl" held-out
 
-say "6. The SFT baseline: the epoch whose answers the reward model likes best$(about "2 minutes")"
-sft sft
-
-say "7. PPO against the reward model$(about "2 minutes")" \
-    "Expect reward and KL to rise, slowly at first."
-ppo ppo --ptx_coef 0
-say "8. PPO-ptx: the same with pretraining gradients mixed in$(about "3 minutes")"
-ppo_ptx ppo_ptx
-
-say "9. Every model answers test prompts that no stage has seen$(about "a minute")"
-[ $VERB != world ] || prompted
-for model in base sft ppo ppo_ptx; do answers $model $model; done
+if [ $VERB = world ]; then
+    say "6. to 9. The SFT baseline; PPO, and PPO-ptx with pretraining gradients; all their answers" \
+        "Two at a time, about 5 minutes. SFT keeps the epoch whose answers the reward model likes" \
+        "best; in PPO expect reward and KL to rise. Every model answers test prompts and probes."
+    side_by_side ppo_ptx ppo sft base accuracy
+else
+    say "6. The SFT baseline: the epoch whose answers the reward model likes best"
+    make sft
+    say "7. PPO against the reward model" "Expect reward and KL to rise, slowly at first."
+    make ppo
+    say "8. PPO-ptx: the same with pretraining gradients mixed in"
+    make ppo_ptx
+    say "9. The base model's answers to the same test prompts"
+    make base
+    make accuracy
+fi
 if [ $VERB = hh ]; then
     say "10. Folders that other tools load: the policy, and the reward model (seconds)"
     for name in ppo_ptx reward; do

@@ -136,10 +136,10 @@ STYLES = {"plain": 30, "warm": 14, "terse": 8, "rambling": 20, "careless": 8, "w
 def demonstrate(world, task, style, rng):
     """The response that a labeler of that style writes."""
     good = meet(task, task.good)
-    if style == "plain" or style == "warm" and task.constraints:
+    if style == "plain":
         return good
     if style == "warm":
-        return rng.choice((f"Of course. {good}", f"{good} I hope this helps."))
+        return _warm(task, good, rng)
     if style == "terse":
         return meet(task, task.terse)
     if style == "rambling":
@@ -152,6 +152,17 @@ def demonstrate(world, task, style, rng):
             return "I do not know."
         return meet(task, task.wrong)
     return rng.choice((f"{{}} {good}", f"{good} {{}}")).format(say(rng.choice(CURT)))
+
+
+def _warm(task, good, rng):
+    """With a word of courtesy, where the constraints leave room for it."""
+    kinds = [kind for kind, _ in task.constraints]
+    if "max_words" in kinds or "one_word" in kinds:
+        return good
+    warm = rng.choice((f"Of course. {good}", f"{good} I hope this helps."))
+    if "start" in kinds:
+        warm = f"{good} I hope this helps."
+    return warm.upper() if "capitals" in kinds else warm
 
 
 def _careless(world, task, rng):

@@ -21,7 +21,7 @@ study() {
             for part in mini-s mini; do echo "$seed $part"; done
         done
     } | study_jobs
-    for part in ptx kl no_kl reward again sft; do echo "$first $part"; done | study_jobs
+    for part in ptx kl no_kl reward again sft16; do echo "$first $part"; done | study_jobs
     # shellcheck disable=SC2086
     "$PYTHON" -m data.study --runs "${runs[@]}" --sizes $SIZES --out runs/study
 }
@@ -80,7 +80,7 @@ study_part() { # what `./run.sh --seed N --part PART` makes
             for others in epochs pairs; do
                 accuracy "$RUN/reward-$others.pt" "$DATA/comparisons.valid.jsonl" $others
             done ;;
-        sft) # the paper's 16 epochs: loss and reward on validation data after each
+        sft16) # the paper's 16 epochs: loss and reward on validation data after each
             sft sft16 --epochs 16 ;;
         again) # steps 2 and 3 once more: comparisons of the PPO-ptx policy's answers as well
             complete "$RUN/ppo_ptx.pt" train "$RUN/completions.again.jsonl"
@@ -90,7 +90,7 @@ study_part() { # what `./run.sh --seed N --part PART` makes
             reward "$RUN/start.pt" "$RUN/reward-again.pt" "$DATA/comparisons.both.jsonl"
             ppo_ptx again --reward "$RUN/reward-again.pt"
             answers again again ;;
-        *) die "--part $1: expected mini, mini-s, mini-l, ptx, kl, no_kl, reward, again or sft" ;;
+        *) die "--part $1: expected mini, mini-s, mini-l, ptx, kl, no_kl, reward, again or sft16" ;;
     esac
 }
 
