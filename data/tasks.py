@@ -57,10 +57,13 @@ class Voice:
 
 # -- explicit constraints -----------------------------------------------------------------------
 
+# Kinds, and how often each is drawn beside the others.
+CONSTRAINTS = {"capitals": 1, "start": 3, "max_words": 3, "one_word": 1}
+
 
 def constrain(task, voice):
     """Add to the task one explicit constraint of those that fit."""
-    kind = voice.rng.choice(task.allowed)
+    kind, = voice.rng.choices(task.allowed, [CONSTRAINTS[kind] for kind in task.allowed])
     value = None
     if kind == "start":
         value = voice.rng.choice(("well", "now", "so", "yes", "today"))

@@ -340,6 +340,6 @@ def verdicts(world, rng):
 
 _SHARES = {article: 10, facts: 5, gossip: 12, questions: 4, wonder: 4, answers: 7,
            corrections: 4, page: 26, story: 6, inventory: 6, copies: 22, comments: 4, form: 2,
-           lists: 8, exercises: 3, examples: 8, dialogue: 5, letter: 3, adverts: 1, capitals: 5,
+           lists: 8, exercises: 3, examples: 8, dialogue: 5, letter: 3, adverts: 1, capitals: 7,
            verdicts: 5}
 _KINDS, _WEIGHTS = list(_SHARES), list(_SHARES.values())
