@@ -13,7 +13,7 @@ from model import generate
 from ppo import gae, kl_rewards, policy_loss
 from worlds import World, response_logprobs
 
-BATCHES, BATCH = 150, 256
+BATCHES, BATCH = 300, 256
 
 
 def flat_gradient(loss, model):
