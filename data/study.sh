@@ -39,23 +39,23 @@ study_part() { # what `./run.sh --seed N --part PART` makes
     local coef group others
     case $1 in
         mini) academic ;;
-        mini-s) size_part mini-s 2.5e-3 1.5e-3 5e-4 ;;
-        mini-l) size_part mini-l 8e-4 5e-4 2e-4 ;;
+        mini-s) size_part mini-s 2.5e-3 1.5e-3 4e-4 ;;
+        mini-l) size_part mini-l 8e-4 5e-4 1.5e-4 ;;
         ptx) # Figure 33: the pretraining coefficient; 0 and 1 are there
-            at mini-s 5e-4
+            at mini-s 4e-4
             for coef in 0.1 0.3 3 10 30; do
                 ppo_ptx "ptx_$coef" --ptx_coef "$coef"
                 answers "ptx_$coef" "ptx_$coef"
             done ;;
         kl) # Figure 34: the KL coefficient, without pretraining gradients
-            at mini-s 5e-4
+            at mini-s 4e-4
             for coef in 0.02 0.05 0.3 1 3; do
                 ppo "kl_$coef" --ptx_coef 0 --kl_coef "$coef"
                 answers "kl_$coef" "kl_$coef"
             done ;;
         no_kl) # over-optimisation, against best of n; and PPO without demonstrations
-            at mini-s 5e-4
-            ppo no_kl --ptx_coef 0 --kl_coef 0 --episodes 7680 --keep_every 3
+            at mini-s 4e-4
+            ppo no_kl --ptx_coef 0 --kl_coef 0 --keep_every 3
             for coef in 3 6 9 12 15 18 21 24 27 30; do answers "no_kl-$coef" "no_kl-$coef"; done
             step "$HERE/answers/best_of_64.jsonl" "$HERE/start.pt $RUN/reward.pt" evaluate.py \
                 best_of --checkpoint "$HERE/start.pt" --out "$HERE/answers" \
