@@ -235,8 +235,8 @@ make() { # start, early, base, sft, ppo, ppo_ptx or accuracy, and what is to be 
             [ $VERB != world ] ||
                 accuracy "$RUN/reward.pt" "$DATA/comparisons.held-out.jsonl" held-out
             return ;;
-        start) start "$RUN/base.pt" "$RUN/start.pt" "${START[@]}"; return ;;
-        early) start "$RUN/base.pt" "$RUN/early.pt" "${START[@]}" --epochs 1; return ;;
+        start) start "$HERE/base.pt" "$HERE/start.pt" "${START[@]}"; return ;;
+        early) start "$HERE/base.pt" "$HERE/early.pt" "${START[@]}" --epochs 1; return ;;
         base) [ $VERB != world ] || prompted ;;
         sft) sft sft ;;
         ppo) ppo ppo --ptx_coef 0 ;;

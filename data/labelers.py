@@ -9,9 +9,9 @@ anything here, and no model sees `key` or the rule.
 The rule is `quality` (data/rule.py), and `overall` makes one mark of it: helpful comes first;
 broken sentences, rambling, an unkept constraint, a falsehood or bad manners each cost a share. A
 labeler weighs these in a way of their own, likes long or short answers, mostly likes a word of
-courtesy, errs a little, and gives each completion a mark: 1 is worthless, 7 is all that was asked (as in Table 3's
-overall quality, but to a tenth). Equal marks are ties. So labelers are mostly of one mind where one
-answer is clearly better, and differ where two are alike.
+courtesy, errs a little, and gives each completion a mark: 1 is worthless, 7 is all that was asked
+(as in Table 3's overall quality, but to a tenth). Equal marks are ties. So labelers are mostly of
+one mind where one answer is clearly better, and differ where two are alike.
 """
 
 import dataclasses

@@ -159,9 +159,8 @@ def _warm(task, good, rng):
     kinds = [kind for kind, _ in task.constraints]
     if "max_words" in kinds or "one_word" in kinds:
         return good
-    warm = rng.choice((f"Of course. {good}", f"{good} I hope this helps."))
-    if "start" in kinds:
-        warm = f"{good} I hope this helps."
+    first = rng.choice((True, False)) and "start" not in kinds
+    warm = f"Of course. {good}" if first else f"{good} I hope this helps."
     return warm.upper() if "capitals" in kinds else warm
 
 

@@ -31,7 +31,7 @@ import itertools
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -210,8 +210,8 @@ def flags(plan, tiny):
         episodes, batch, minibatch, more = 65536, plan.batch, 64, {"ptx_tokens": 512}
     if plan.saving:
         text |= {"recompute": "true"}
-        saved = asdict(savings_of(plan))
-        more |= {"recompute": "true", "offload": "true", "sample_rows": saved["sample_rows"]}
+        more |= {"recompute": "true", "offload": "true",
+                 "sample_rows": savings_of(plan).sample_rows}
     start = text | {"ptx_fraction": 0.1, "dropout": 0, "micro_tokens": micro}
     return {
         "LENGTHS": {"max_prompt": P, "max_response": R},

@@ -101,14 +101,10 @@ at() { # size, policy's learning rate: the stages below are of that size
 }
 
 size_part() { # size, learning rates of base model, fine-tuning and PPO: narrower models, higher ones
-    local model
+    local part
     at "$1" "$4"
+    START+=(--rate "$3") SFT+=(--rate "$3")
     base "${BASE[@]}" --model "$1" --rate "$2"
-    start "$HERE/base.pt" "$HERE/start.pt" "${START[@]}" --rate "$3"
-    sft sft --rate "$3"
-    ppo ppo --ptx_coef 0
-    ppo_ptx ppo_ptx
-    academic --rate "$3"
-    prompted
-    for model in base sft ppo ppo_ptx; do answers $model $model; done
+    for part in start sft ppo ppo_ptx base; do make $part; done
+    academic
 }
