@@ -18,7 +18,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from machine import side_by_side
+from machine import packed
 
 # -- sizes (App. C; GPT-3, Table 2.1; GPT-2, Table 2) -------------------------------------------
 
@@ -85,12 +85,21 @@ def attention(q_BHTd, k_BHSd, v_BHSd, mask=None):
 
 
 def fused_attention(q_BHTd, k_BHSd, v_BHSd, mask=None):
-    """The same numbers as `attention` from torch's fused kernels, without the T×S matrix. One
-    query has no such matrix, and on a CPU the definition is the faster one for it."""
-    if mask is not None and q_BHTd.shape[-2] == 1 and q_BHTd.device.type == "cpu":
-        return attention(q_BHTd, k_BHSd, v_BHSd, mask)
+    """The same numbers as `attention` from torch's fused kernels, without the T×S matrix."""
     return F.scaled_dot_product_attention(
         q_BHTd, k_BHSd, v_BHSd, attn_mask=mask, is_causal=mask is None)
+
+
+def attend_once(q_BH1d, k_BHSd, v_BHSd, bias_B11S):
+    """The same for one query a row, while sampling; bias_B11S is 0 where it may look, −∞ where
+    not. There is no T×S matrix to avoid, and on a CPU three plain operations are the fastest."""
+    if q_BH1d.device.type != "cpu":
+        return F.scaled_dot_product_attention(q_BH1d, k_BHSd, v_BHSd, attn_mask=bias_B11S)
+    B, H, S, d = k_BHSd.shape
+    scores = torch.baddbmm(bias_B11S.expand(B, H, 1, S).reshape(B * H, 1, S),
+                           q_BH1d.reshape(B * H, 1, d), k_BHSd.flatten(0, 1).transpose(1, 2),
+                           alpha=1 / math.sqrt(d))
+    return (scores.softmax(-1) @ v_BHSd.flatten(0, 1)).view(B, H, 1, d)
 
 
 class KVCache:
@@ -103,31 +112,37 @@ class KVCache:
 
     def start(self, lens_B):
         """The prompts are in; row b goes on at position lens_B[b]."""
-        self.lens_B, self.longest = lens_B.clone(), int(lens_B.max())
-        self.rows_B = torch.arange(len(lens_B), device=lens_B.device)
-
-    def fill(self, layer, k_BHPd, v_BHPd):
-        """The prompts' keys and values; they attend causally among themselves."""
-        P = k_BHPd.shape[2]
-        self.keys[layer][:, :, :P], self.values[layer][:, :, :P] = k_BHPd, v_BHPd
-        return k_BHPd, v_BHPd, None
-
-    def seen(self):
-        """mask_B11S of what the next token may see: its row's past and itself, not what padding
-        or a longer row's past left further right."""
-        at_S = torch.arange(self.longest + 1, device=self.lens_B.device)
-        return (at_S <= self.lens_B[:, None])[:, None, None]
-
-    def append(self, mask_B11S, layer, k_BH1d, v_BH1d):
-        """One token's keys and values; returns all that the row has, and what of it is seen."""
-        k_BHSd, v_BHSd = self.keys[layer], self.values[layer]
-        k_BHSd[self.rows_B, :, self.lens_B] = k_BH1d[:, :, 0]
-        v_BHSd[self.rows_B, :, self.lens_B] = v_BH1d[:, :, 0]
-        S = self.longest + 1
-        return k_BHSd[:, :, :S], v_BHSd[:, :, :S], mask_B11S
+        self.lens_B, self.longest = lens_B, int(lens_B.max())
+        self._look()
 
     def advance(self):
+        """The next token is in, in every layer."""
         self.lens_B, self.longest = self.lens_B + 1, self.longest + 1
+        self._look()
+
+    def _look(self):
+        """What the next token needs in every layer: where its keys and values go, counted through
+        all rows' heads, and a bias that hides what padding or a longer row's past left right of
+        the token itself."""
+        (B, H, S, _), device = self.keys[0].shape, self.lens_B.device
+        self.at_N = torch.arange(B * H, device=device) * S + self.lens_B.repeat_interleave(H)
+        hidden_BS = torch.arange(min(S, self.longest + 1), device=device) > self.lens_B[:, None]
+        self.bias_B11S = self.keys[0].new_zeros(hidden_BS.shape).masked_fill_(
+            hidden_BS, float("-inf"))[:, None, None]
+
+    def prefill(self, layer, q_BHPd, k_BHPd, v_BHPd):
+        """Attention of the prompts among themselves, whose keys and values stay."""
+        P = k_BHPd.shape[2]
+        self.keys[layer][:, :, :P], self.values[layer][:, :, :P] = k_BHPd, v_BHPd
+        return fused_attention(q_BHPd, k_BHPd, v_BHPd)
+
+    def attend(self, layer, q_BH1d, k_BH1d, v_BH1d):
+        """Attention of one token a row to its row's past and itself, whose key and value stay."""
+        d, S = k_BH1d.shape[-1], self.bias_B11S.shape[-1]
+        for kept_BHSd, new_BH1d in (self.keys[layer], k_BH1d), (self.values[layer], v_BH1d):
+            kept_BHSd.view(-1, d).index_copy_(0, self.at_N, new_BH1d.reshape(-1, d))
+        return attend_once(q_BH1d, self.keys[layer][:, :, :S], self.values[layer][:, :, :S],
+                           self.bias_B11S)
 
     def keep(self, alive_B):
         """Only the rows that are alive go on."""
@@ -147,14 +162,12 @@ class SelfAttention(nn.Module):
         self.c_proj = nn.Linear(config.d_model, config.d_model)
         self.attend = fused_attention
 
-    def forward(self, x_BTD, remember=None):
-        """`remember(k, v)`, a cache's method while sampling, gives the keys and values to use and
-        a mask of those that are seen."""
+    def forward(self, x_BTD, attend=None):
+        """`attend(q, k, v)` instead of causal attention: a cache's method while sampling."""
         B, T, D = x_BTD.shape
         q, k, v = (u.view(B, T, self.n_head, -1).transpose(1, 2)
                    for u in self.c_attn(x_BTD).split(D, dim=2))
-        k, v, mask = remember(k, v) if remember else (k, v, None)
-        y_BHTd = self.attend(q, k, v, mask)
+        y_BHTd = (attend or self.attend)(q, k, v)
         return self.c_proj(y_BHTd.transpose(1, 2).reshape(B, T, D))
 
 
@@ -175,8 +188,8 @@ class Block(nn.Module):
         self.ln_2, self.mlp = nn.LayerNorm(config.d_model), FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTD, remember=None):
-        x_BTD = x_BTD + self.dropout(self.attn(self.ln_1(x_BTD), remember))
+    def forward(self, x_BTD, attend=None):
+        x_BTD = x_BTD + self.dropout(self.attn(self.ln_1(x_BTD), attend))
         return x_BTD + self.dropout(self.mlp(self.ln_2(x_BTD)))
 
 
@@ -242,9 +255,16 @@ class Decoder(nn.Module):
 
         def both(block, x_NPD, x_MCD):
             kept = []
-            x_NPD = block(x_NPD, lambda k, v: kept.extend((k, v)) or (k, v, None))
-            return x_NPD, block(x_MCD, lambda *own: (
-                *(torch.cat([u[prompt_of_M], w], 2) for u, w in zip(kept, own)), mask_M1CS))
+
+            def attend_and_keep(q, k, v):
+                kept.extend((k, v))
+                return fused_attention(q, k, v)
+
+            def attend_to_both(q, *own):
+                k, v = (torch.cat([u[prompt_of_M], w], 2) for u, w in zip(kept, own))
+                return fused_attention(q, k, v, mask_M1CS)
+
+            return block(x_NPD, attend_and_keep), block(x_MCD, attend_to_both)
 
         x_NPD = self.wte(prompts_NP) + self.wpe.weight[:P]
         x_MCD = self.wte(tails_MC) + self.wpe((start_M1 + at_C).clamp(max=self.config.n_ctx - 1))
@@ -256,15 +276,14 @@ class Decoder(nn.Module):
         """`forward` that leaves its keys and values in an empty cache."""
         x_BPD = self.wte(tokens_BP) + self.wpe.weight[:tokens_BP.shape[1]]
         for layer, block in enumerate(self.h):
-            x_BPD = block(x_BPD, partial(cache.fill, layer))
+            x_BPD = block(x_BPD, partial(cache.prefill, layer))
         return self.ln_f(x_BPD)
 
     def decode(self, tokens_B, cache):
         """hidden_BD of each row's next token, at its position cache.lens_B; the cache grows."""
         x_B1D = (self.wte(tokens_B) + self.wpe(cache.lens_B))[:, None]
-        mask_B11S = cache.seen()
         for layer, block in enumerate(self.h):
-            x_B1D = block(x_B1D, partial(cache.append, mask_B11S, layer))
+            x_B1D = block(x_B1D, partial(cache.attend, layer))
         cache.advance()
         return self.ln_f(x_B1D)[:, 0]
 
@@ -443,22 +462,16 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
     """
     samples, uniform_RB = empty_samples(model, prompts, max_new_tokens, generator)
     B, device = len(prompts), samples.tokens_BT.device
-    if device.type == "cpu" and B >= 16 and sum(p.numel() for p in model.parameters()) < 2**22:
-        at_once = min(at_once or B, -(-B // 2))  # two cores read 16 MB of weights each from a cache
     low = torch.is_autocast_enabled(device.type)
-
-    def sample(rows_b):
-        # the faster inference mode has no cache, and would convert the weights anew at every step
-        with torch.no_grad() if low else torch.inference_mode():
-            for _ in sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
-                pass
-
     was_training = model.training
     model.eval()  # no dropout while sampling
     try:
-        with torch.autocast(device.type, enabled=low, cache_enabled=True):
-            side_by_side([partial(sample, rows_b) for rows_b in
-                          torch.arange(B, device=device).split(at_once or B)], device)
+        # the faster inference mode has no cache, and would convert the weights anew at every step
+        with (torch.no_grad() if low else torch.inference_mode(), packed(model, at_once or B),
+              torch.autocast(device.type, enabled=low, cache_enabled=True)):
+            for rows_b in torch.arange(B, device=device).split(at_once or B):
+                for _ in sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
+                    pass
     finally:
         model.train(was_training)
     return samples

@@ -110,7 +110,7 @@ def agreements(labelers, items, seed=0):
 
 # -- hiring (App. B.1) ------------------------------------------------------------------------
 
-NOISE = (0.14, 0.32)        # of candidates
+NOISE = (0.15, 0.34)        # of candidates
 COURTESY = 0.16             # mean taste for a word of courtesy
 
 

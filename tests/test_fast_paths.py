@@ -10,8 +10,9 @@ from conftest import randomize
 import model as models
 import ppo
 import reward
-from machine import at_hand, compile_decoder, side_by_side, step_in_backward
-from model import GPT, GPTConfig, ScalarGPT, attention, adam, fused_attention, generate
+from machine import PACKED_FROM, at_hand, compile_decoder, packed, side_by_side, step_in_backward
+from model import (GPT, GPTConfig, ScalarGPT, adam, attend_once, attention, fused_attention,
+                   generate, response_logprobs)
 
 SHAPE = GPTConfig(vocab_size=29, n_ctx=80, n_layer=3, n_head=2, d_model=16)
 
@@ -104,11 +105,44 @@ def test_a_long_prompt_costs_a_third_at_most_when_it_is_shared():
 
 
 def test_one_query_attends_as_the_definition_says():
-    q, k, v = torch.randn(3, 2, 1, 8), torch.randn(3, 2, 9, 8), torch.randn(3, 2, 9, 8)
+    q, k, v = torch.randn(3, 2, 1, 8), torch.randn(3, 2, 12, 8), torch.randn(3, 2, 12, 8)
+    k, v = k[:, :, :9], v[:, :, :9]  # what a cache holds so far
     mask = (torch.arange(9) <= torch.tensor([[3], [8], [0]]))[:, None, None]
-    torch.testing.assert_close(fused_attention(q, k, v, mask), attention(q, k, v, mask))
-    theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    torch.testing.assert_close(fused_attention(q, k, v, mask), theirs)
+    bias = torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
+    expected = attention(q, k, v, mask)
+    torch.testing.assert_close(attend_once(q, k, v, bias), expected)
+    torch.testing.assert_close(fused_attention(q, k, v, bias), expected)  # as it does on a GPU
+
+
+@torch.no_grad()
+def test_packed_weights_change_only_rounding_and_go_when_sampling_ends():
+    model = GPT(GPTConfig(1024, 24, 1, 8, 512))
+    assert model.decoder.h[0].mlp.c_fc.weight.numel() >= PACKED_FROM
+    tokens = torch.randint(1024, (3, 9))
+    plain = model(tokens)
+    with packed(model, 3):
+        blocks = model(tokens)
+    torch.testing.assert_close(blocks, plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
+    assert not torch.equal(blocks, plain)  # another kernel did run
+    model.decoder.h[0].mlp.c_fc.weight.add_(1.0)
+    model.decoder.wte.weight.mul_(2.0)
+    assert not torch.allclose(model(tokens), plain)  # and none of it is left behind
+    model.decoder.h[0].mlp.c_fc.weight.sub_(1.0)
+    samples = generate(model, tokens.tolist(), 12, eos=5)
+    again = response_logprobs(model, samples.tokens_BT, samples.prompt_lens_B, samples.mask_BR)
+    torch.testing.assert_close(samples.logprobs_BR, again, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_of_other_kinds_are_not_packed():
+    model = randomize(GPT(GPTConfig(1024, 24, 1, 8, 512)))
+    with packed(model.double(), 3):
+        assert "unembed" not in vars(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16), packed(model.float(), 3):
+        assert "unembed" not in vars(model)
+    with pytest.raises(ZeroDivisionError), packed(model, 3):
+        assert "unembed" in vars(model)
+        1 / 0
+    assert "unembed" not in vars(model)
 
 
 def test_the_cache_has_the_dtype_of_autocast():
