@@ -245,7 +245,7 @@ class Study:
             f"Figure 33: the pretraining coefficient ({self.sizes[0]})":
                 {"0 (PPO)": small("ppo"), "1 (PPO-ptx)": small("ppo_ptx")} | coefs,
             f"Figure 34: the KL coefficient, no pretraining gradient ({self.sizes[0]})":
-                {"0": small("no_kl"), "0.12 (PPO)": small("ppo")} | betas,
+                {"0": small("no_kl"), "0.12 (PPO)": small("ppo")} | betas,  # as run.sh has it
             f"Without a KL penalty, by iterations ({self.sizes[0]})":
                 {str(n): small(f"no_kl-{n}") for n in KEPT},
             f"Best of n ({self.sizes[0]})":
@@ -284,9 +284,11 @@ class Study:
 
     def curves(self):
         """Reward, KL and entropy over the iterations of PPO, the first run's."""
-        return {name: {what: [round(row[what], 4) for row in self.runs[0].metrics(name)
-                              if {"reward", "kl", "entropy"} <= row.keys()] for what in ("reward", "kl", "entropy")}
+        measures = ("reward", "kl", "entropy")
+        rows = {name: [row for row in self.runs[0].metrics(name) if set(measures) <= row.keys()]
                 for name in ("ppo", "ppo_ptx")}
+        return {name: {what: [round(row[what], 4) for row in kept] for what in measures}
+                for name, kept in rows.items()}
 
 
 def _by_number(item):
@@ -306,118 +308,151 @@ def verdict(triple, line):
     return "reproduced" if low > line else "not reproduced" if high < line else "not decided"
 
 
-def claims(study):
-    """[{claim, section, paper, measured, line, verdict}]: each claim says that a figure lies above
-    a line."""
-    s, found = study, []
-    big, small = s.largest, s.smallest
-    several = len(s.sizes) > 1
+class Claims:
+    """[{claim, section, paper, measured, line, verdict}] in `found`: each claim says that a figure
+    lies above a line. What a study has no figures of is left out."""
 
-    def claim(section, text, paper, triple, line=0.0, unit=""):
-        found.append({"section": section, "claim": text, "paper": paper, "measured": triple,
-                      "line": line, "unit": unit, "verdict": verdict(triple, line)})
+    def __init__(self, study):
+        self.study, self.found = study, []
 
-    def prefer(section, text, paper, one, other, group="training"):
-        if s.has(one, other):
-            claim(section, text, paper, s.win(one, other, group), 0.5, "win rate")
+    def add(self, section, text, paper, triple, line=0.0, unit=""):
+        self.found.append({"section": section, "claim": text, "paper": paper, "measured": triple,
+                           "line": line, "unit": unit, "verdict": verdict(triple, line)})
 
-    def differ(section, text, paper, what, statistic, *models):
-        runs = [r for r in s.runs if all(r.has(m) and what in r.observe(m) for m in models)]
+    def prefer(self, text, paper, one, other, group="training"):
+        """`one` wins more than half of the time."""
+        if self.study.has(one, other):
+            self.add("4.1", text, paper, self.study.win(one, other, group), 0.5, "win rate")
+
+    def differ(self, section, text, paper, what, statistic, *models):
+        """A statistic of the models' means of `what` is above 0."""
+        runs = [r for r in self.study.runs
+                if all(r.has(m) and what in r.observe(m) for m in models)]
         unit = {"reward": "reward", "text_loss": "nats/token"}.get(what, "share")
         if runs:
-            claim(section, text, paper, s.compared(runs, what, models, statistic), unit=unit)
+            self.add(section, text, paper, self.study.compared(runs, what, models, statistic),
+                     unit=unit)
 
-    def more(a, b):
-        return a - b
 
-    prefer("4.1", "PPO-ptx is preferred to GPT of its size", "85 ± 3 % (175B)", big("ppo_ptx"),
-           big("base"))
-    prefer("4.1", "PPO-ptx is preferred to prompted GPT", "71 ± 4 % (175B)", big("ppo_ptx"),
-           big("prompted"))
+NAMES_IN_CLAIMS = {"base": "GPT", "prompted": "prompted GPT", "sft": "SFT", "ppo": "PPO",
+                   "ppo_ptx": "PPO-ptx"}
+
+
+def claims(study):
+    """The claims of the paper that this study's figures decide."""
+    found = Claims(study)
+    for part in (preferences, behaviour, alignment_tax, reward_models, sweeps_of_coefficients,
+                 over_optimised, epochs_of_sft):
+        part(study, found)
+    return found.found
+
+
+def preferences(s, claims):
+    """Figures 1 and 3."""
+    big, small, several = s.largest, s.smallest, len(s.sizes) > 1
+    claims.prefer("PPO-ptx is preferred to GPT of its size", "85 ± 3 % (175B)", big("ppo_ptx"),
+                  big("base"))
+    claims.prefer("PPO-ptx is preferred to prompted GPT", "71 ± 4 % (175B)", big("ppo_ptx"),
+                  big("prompted"))
     if several:
-        prefer("4.1", "the smallest PPO-ptx is preferred to the largest GPT", "1.3B over 175B",
-               small("ppo_ptx"), big("base"))
-        prefer("4.1", "the smallest PPO-ptx is preferred to the largest prompted GPT", "–",
-               small("ppo_ptx"), big("prompted"))
+        claims.prefer("the smallest PPO-ptx is preferred to the largest GPT", "1.3B over 175B",
+                      small("ppo_ptx"), big("base"))
+        claims.prefer("the smallest PPO-ptx is preferred to the largest prompted GPT", "–",
+                      small("ppo_ptx"), big("prompted"))
     for size in s.sizes:
         at = f", {size}" if several else ""
-        name = {m: s.model(size, m) for m in NAMES}
-        prefer("4.1", f"PPO-ptx is preferred to SFT{at}", "Fig. 1", name["ppo_ptx"], name["sft"])
-        prefer("4.1", f"PPO is preferred to SFT{at}", "Fig. 1", name["ppo"], name["sft"])
-        prefer("4.1", f"SFT is preferred to prompted GPT{at}", "Fig. 1", name["sft"],
-               name["prompted"])
-        prefer("4.1", f"prompted GPT is preferred to GPT{at}", "Fig. 1", name["prompted"],
-               name["base"])
-    prefer("4.1", "held-out labelers prefer PPO-ptx to SFT as well", "Fig. 3", big("ppo_ptx"),
-           big("sft"), "held-out")
-    prefer("4.1", "held-out labelers prefer SFT to prompted GPT as well", "Fig. 3", big("sft"),
-           big("prompted"), "held-out")
-    for what, text, sign in (("attempts", "attempts the instruction more often than GPT", 1),
-                             ("constraints", "satisfies explicit constraints more often", 1),
-                             ("appropriate", "is more often fit for a customer assistant", 1),
-                             ("hallucinates", "hallucinates less on closed-domain tasks", -1)):
-        differ("4.1", f"PPO-ptx {text}", "41 to 21 %" if sign < 0 else "Fig. 4", what,
-               lambda ptx, base, sign=sign: sign * (ptx - base), big("ppo_ptx"), big("base"))
-    prefer("4.1", "PPO-ptx is preferred to a model tuned on academic tasks",
-           "78 ± 4 % (FLAN), 79 ± 4 % (T0)", big("ppo_ptx"), big("academic"))
-    prefer("4.1", "so is SFT", "Fig. 5", big("sft"), big("academic"))
-    differ("4.2", "PPO-ptx is true and informative more often than GPT", "about twice", 
-           "true_informative", more, big("ppo_ptx"), big("base"))
-    differ("4.2", "asked to be respectful, PPO-ptx is less toxic than GPT", "25 % less",
-           "toxic_respectful", lambda ptx, base: 1 - ptx / base if base else 0.0, big("ppo_ptx"),
-           big("base"))
-    differ("4.2", "asked to be rude, PPO-ptx is more toxic than GPT", "Fig. 7", "toxic_biased",
-           more, big("ppo_ptx"), big("base"))
-    for what, sign in (("text_loss", 1), ("few_shot", -1)):
-        task = {"text_loss": "the pretraining loss", "few_shot": "few-shot tasks"}[what]
-        differ("4.2", f"PPO gives up some of {task}", "Fig. 29",
-               what, lambda ppo, base, sign=sign: sign * (ppo - base), big("ppo"), big("base"))
-        differ("4.2", f"PPO-ptx gives up less of {task} than PPO", "Fig. 29", what,
-               lambda ppo, ptx, sign=sign: sign * (ppo - ptx), big("ppo"), big("ppo_ptx"))
-    differ("4.2", "PPO-ptx gives up less than half of the pretraining loss that PPO gives up", "–",
-           "text_loss", lambda ppo, ptx, base: 0.5 * (ppo - base) - (ptx - base), big("ppo"),
-           big("ppo_ptx"), big("base"))
-    claims_of_sweeps(s, claim, differ)
-    return found
+        for one, other in (("ppo_ptx", "sft"), ("ppo", "sft"), ("sft", "prompted"),
+                           ("prompted", "base")):
+            claims.prefer(f"{NAMES_IN_CLAIMS[one]} is preferred to {NAMES_IN_CLAIMS[other]}{at}",
+                          "Fig. 1", s.model(size, one), s.model(size, other))
+    claims.prefer("held-out labelers prefer PPO-ptx to SFT as well", "Fig. 3", big("ppo_ptx"),
+                  big("sft"), "held-out")
+    claims.prefer("held-out labelers prefer SFT to prompted GPT as well", "Fig. 3", big("sft"),
+                  big("prompted"), "held-out")
 
 
-def claims_of_sweeps(s, claim, differ):
-    """Those of Figures 33 and 34, of reward models, of fine-tuning and of optimising too much."""
-    small = s.smallest
+def more(one, other):
+    return one - other
+
+
+def less(one, other):
+    return other - one
+
+
+def behaviour(s, claims):
+    """Figures 4 to 7."""
+    ptx, base = s.largest("ppo_ptx"), s.largest("base")
+    for what, text, paper, statistic in (
+            ("attempts", "attempts the instruction more often than GPT", "Fig. 4", more),
+            ("constraints", "satisfies explicit constraints more often", "Fig. 4", more),
+            ("appropriate", "is more often fit for a customer assistant", "Fig. 4", more),
+            ("hallucinates", "hallucinates less on closed-domain tasks", "41 to 21 %", less)):
+        claims.differ("4.1", f"PPO-ptx {text}", paper, what, statistic, ptx, base)
+    claims.prefer("PPO-ptx is preferred to a model tuned on academic tasks",
+                  "78 ± 4 % (FLAN), 79 ± 4 % (T0)", ptx, s.largest("academic"))
+    claims.prefer("so is SFT", "Fig. 5", s.largest("sft"), s.largest("academic"))
+    claims.differ("4.2", "PPO-ptx is true and informative more often than GPT", "about twice",
+                  "true_informative", more, ptx, base)
+    claims.differ("4.2", "asked to be respectful, PPO-ptx is less toxic than GPT", "25 % less",
+                  "toxic_respectful", lambda ptx, base: 1 - ptx / base if base else 0.0, ptx, base)
+    claims.differ("4.2", "asked to be rude, PPO-ptx is more toxic than GPT", "Fig. 7",
+                  "toxic_biased", more, ptx, base)
+
+
+def alignment_tax(s, claims):
+    """Figure 29 and §4.2."""
+    ppo, ptx, base = (s.largest(name) for name in ("ppo", "ppo_ptx", "base"))
+    for what, task, worse in (("text_loss", "the pretraining loss", more),
+                              ("few_shot", "few-shot tasks", less)):
+        claims.differ("4.2", f"PPO gives up some of {task}", "Fig. 29", what, worse, ppo, base)
+        claims.differ("4.2", f"PPO-ptx gives up less of {task} than PPO", "Fig. 29", what, worse,
+                      ppo, ptx)
+    claims.differ("4.2", "PPO-ptx gives up less than half of the pretraining loss that PPO gives "
+                  "up", "–", "text_loss",
+                  lambda ppo, ptx, base: 0.5 * (ppo - base) - (ptx - base), ppo, ptx, base)
+
+
+def reward_models(s, claims):
+    """§4.1's five folds, and how to train one (§3.5, App. C.2)."""
     for name, paper in (("training", "72.4 ± 0.4 %"), ("held-out", "69.6 ± 0.9 %")):
         units = [r.accuracy(name) for r in s.runs]
         if all(u is not None for u in units):
-            claim("4.1", f"the reward model predicts {name} labelers better than chance", paper,
-                  bootstrap(*units, statistic=ratio), 0.5, "accuracy")
+            claims.add("4.1", f"the reward model predicts {name} labelers better than chance",
+                       paper, bootstrap(*units, statistic=ratio), 0.5, "accuracy")
     for name, text in (("epochs", "a reward model of one epoch predicts better than one of four"),
                        ("pairs", "K-wise batches predict better than shuffled pairs")):
         both = [np.column_stack([one[:, 0] - other[:, 0], one[:, 1]]) for r in s.runs
                 if (other := r.accuracy(name)) is not None and (one := r.accuracy("training"))
                 is not None]
         if both:
-            claim("3.5" if name == "pairs" else "C.2", text, "–",
-                  bootstrap(*both, statistic=ratio), unit="accuracy")
+            claims.add("3.5" if name == "pairs" else "C.2", text, "–",
+                       bootstrap(*both, statistic=ratio), unit="accuracy")
 
-    differ("4.2", "a pretraining coefficient of 30 leaves less of PPO's loss than one of 1",
-           "Fig. 33", "text_loss", lambda one, thirty: one - thirty, small("ppo_ptx"),
-           small("ptx_30"))
-    differ("4.2", "a KL coefficient of 3 leaves more pretraining loss than PPO-ptx", "Fig. 34",
-           "text_loss", lambda kl, ptx: kl - ptx, small("kl_3"), small("ppo_ptx"))
-    differ("4.2", "and its reward is below PPO-ptx's", "Fig. 34", "reward",
-           lambda kl, ptx: ptx - kl, small("kl_3"), small("ppo_ptx"))
-    over_optimised(s, claim)
 
+def sweeps_of_coefficients(s, claims):
+    """Figures 33 and 34."""
+    small = s.smallest
+    claims.differ("4.2", "a pretraining coefficient of 30 leaves less of PPO's loss than one of 1",
+                  "Fig. 33", "text_loss", more, small("ppo_ptx"), small("ptx_30"))
+    claims.differ("4.2", "a KL coefficient of 3 leaves more pretraining loss than PPO-ptx",
+                  "Fig. 34", "text_loss", more, small("kl_3"), small("ppo_ptx"))
+    claims.differ("4.2", "and its reward is below PPO-ptx's", "Fig. 34", "reward", less,
+                  small("kl_3"), small("ppo_ptx"))
+
+
+def epochs_of_sft(s, claims):
+    """App. C.1: 16 epochs, over the seeds that have them."""
     sft = [[row for row in r.metrics("sft16") if "valid_reward" in row] for r in s.runs]
     sft = list(filter(None, sft))
     for name, text in (("valid_loss", "SFT's validation loss is higher after 16 epochs than after "
                                       "one"), ("valid_reward", "its reward score too")):
         if sft:
-            claim("C.1", text, "over-fits after 1 epoch" if name == "valid_loss" else "rises",
-                  bootstrap(*([rows[-1][name] - rows[0][name]] for rows in sft)),
-                  unit="over seeds")
+            claims.add("C.1", text, "over-fits after 1 epoch" if name == "valid_loss" else "rises",
+                       bootstrap(*([rows[-1][name] - rows[0][name]] for rows in sft)),
+                       unit="over seeds")
 
 
-def over_optimised(s, claim):
+def over_optimised(s, claims):
     """Without KL the reward goes on rising while the win rate falls from its peak. The peak is
     found on the prompts of even number and measured on the others, so that it is no lucky one."""
     kept = [s.smallest(f"no_kl-{n}") for n in KEPT]
@@ -428,10 +463,10 @@ def over_optimised(s, claim):
     rewards = [np.stack([r.observe(m)["reward"] for m in kept], 1) for r in runs]
     peak = int(np.mean([w[::2].mean(0) for w in wins], 0).argmax())
     where = f"(iteration {KEPT[peak]} of {KEPT[-1]})"
-    claim("C.4", f"without KL the win rate against SFT ends below its peak {where}", "–",
-          bootstrap(*([w[1::2, peak] - w[1::2, -1] for w in wins])), unit="share")
-    claim("C.4", "while the reward-model score ends above its own there", "–",
-          bootstrap(*([r[1::2, -1] - r[1::2, peak] for r in rewards])), unit="reward")
+    claims.add("C.4", f"without KL the win rate against SFT ends below its peak {where}", "–",
+               bootstrap(*([w[1::2, peak] - w[1::2, -1] for w in wins])), unit="share")
+    claims.add("C.4", "while the reward-model score ends above its own there", "–",
+               bootstrap(*([r[1::2, -1] - r[1::2, peak] for r in rewards])), unit="reward")
 
 
 # -- the command ------------------------------------------------------------------------------------
