@@ -70,7 +70,7 @@ def value_replaced(rng, data):
             holder = holder[key]
         holder[key] = rng.choice([None, True, -1, 0.5, 2**70, "", "x", [], {}, [[]], ["x", 1]])
         return json.dumps(row).encode() + b"\n" + data.partition(b"\n")[2]
-    except (ValueError, IndexError, TypeError, KeyError):
+    except (ValueError, IndexError, TypeError, KeyError, RecursionError):
         return data[::-1]
 
 

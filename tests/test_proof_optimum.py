@@ -116,7 +116,7 @@ def mixed_optimum(p_sft, rewards, kl_coef, weight, text):
         regularised = rewards - kl_coef * (np.log(p) - np.log(p_sft))
         centred = regularised - p @ regularised
         gradient = p * centred / math.sqrt(p @ centred**2 + 1e-8) + weight * (text - p)
-        logits = logits + 0.05 / (1 + weight) * gradient
+        logits = logits + 0.05 / (1 + weight) * gradient / (p + text)  # rare responses as fast
         if abs(gradient).max() < 1e-9:
             return p
     raise AssertionError("the ascent did not come to rest")
