@@ -271,7 +271,6 @@ def main(config):
         ends_epoch = (step + 1) % data.steps_per_epoch == 0 or step + 1 == steps
         if ends_epoch:
             numbers |= validation.measure(model)
-            check_finite(numbers)  # before a score that is none can hide the best epoch
             judge.see(numbers.get("valid_reward"), model)
         if ends_epoch or (step + 1) % config.log_every == 0:
             stage.log(step, steps, numbers, tokens, [name for name in SHOWN if name in numbers])

@@ -110,7 +110,7 @@ def agreements(labelers, items, seed=0):
 
 # -- hiring (App. B.1) ------------------------------------------------------------------------
 
-NOISE = (0.15, 0.34)        # of candidates
+NOISE = (0.17, 0.38)        # of candidates
 COURTESY = 0.16             # mean taste for a word of courtesy
 
 

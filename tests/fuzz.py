@@ -302,7 +302,8 @@ def flags(rng, folder):
     def read(path):
         said = io.StringIO()
         try:
-            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()), \
+                    contextlib.chdir(folder):  # some programs take the newest run in runs/
                 common.run(main, config_class, "", words)
         except SystemExit as end:
             if end.code != 2 or said.getvalue().count("\n") != 1:

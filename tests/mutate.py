@@ -288,8 +288,6 @@ EDITS = [
          "no dropout after the first validation", "steps"),
     Edit("sft.py", "tokenizer, dropout=config.dropout)\n    shape", "tokenizer)\n    shape",
          "dropout lost on load", "steps"),
-    Edit("sft.py", "            check_finite(numbers)  # before", "            # before",
-         "a score of NaN hides the best epoch", "nothing_is_lost::validation_score"),
     # -- common.py --------------------------------------------------------------------------------
     Edit("common.py", "{seed} {step}\".encode()", "{seed}\".encode()",
          "the same dropout in every step", "steps"),

@@ -39,6 +39,15 @@ def rollout(models):
     return ppo.roll_out(*models, prompts, EOS, config())
 
 
+def rows_of_several_lengths(rollout):
+    """Five rows, among them the shortest responses: where all are of one length, tokens and rows
+    weigh the same."""
+    lengths = rollout.mask_BR.sum(1)
+    rows = lengths.argsort(stable=True)[torch.tensor([2, 0, 15, 1, 9])]
+    assert len(set(lengths[rows].tolist())) >= 3
+    return rows
+
+
 def state_of(policy, value_model):
     return State(policy, copy.deepcopy(policy), value_model, adam(policy, 1e-3),
                  adam(value_model, 1e-3))
@@ -104,7 +113,7 @@ def test_a_policy_with_dropout_is_refused_at_the_first_minibatch(models, rollout
 def test_the_gradient_of_a_minibatch_does_not_depend_on_how_it_is_cut(models, rollout,
                                                                       micro_tokens):
     policy, _, _, value_model = models
-    rows, found = torch.tensor([3, 0, 9, 5, 7]), []
+    rows, found = rows_of_several_lengths(rollout), []
     advantages = torch.randn_like(rollout.values_BR)
     for tokens in (10**6, micro_tokens):
         cfg = config(micro_tokens=tokens)
@@ -121,7 +130,7 @@ def test_the_gradient_of_a_minibatch_does_not_depend_on_how_it_is_cut(models, ro
 
 
 def test_the_policy_gradient_is_that_of_a_mean_over_all_tokens_of_the_minibatch(models, rollout):
-    policy, rows = models[0], torch.tensor([1, 4, 6])
+    policy, rows = models[0], rows_of_several_lengths(rollout)
     advantages = torch.randn_like(rollout.values_BR)
     policy.zero_grad()
     ppo.policy_gradient(policy, rollout, advantages, rows, config(micro_tokens=1))

@@ -191,12 +191,12 @@ def test_a_warm_up_ends_at_the_peak_and_the_last_step_is_the_floor():
 
 
 def test_the_statistics_of_the_policy_loss_by_hand():
-    # Ratios 2 and 1/2: (2 − 1 − ln 2 + 1/2 − 1 + ln 2) / 2 = 1/4, which estimates a divergence.
-    log_ratio = torch.tensor([[math.log(2), -math.log(2), 9.0]])
+    # Ratios 4 and 1/2: (4 − 1 − 2 ln 2 + 1/2 − 1 + ln 2) / 2 estimates a divergence.
+    log_ratio = torch.tensor([[math.log(4), -math.log(2), 9.0]])
     mask = torch.tensor([[True, True, False]])
     _, stats = ppo.policy_loss(log_ratio, torch.zeros(1, 3), torch.ones(1, 3), mask)
-    assert stats["approx_kl"] == pytest.approx(0.25)
-    assert stats["max_log_ratio"] == pytest.approx(math.log(2))
+    assert stats["approx_kl"] == pytest.approx((2.5 - math.log(2)) / 2)
+    assert stats["max_log_ratio"] == pytest.approx(math.log(4))
     _, stats = ppo.value_loss(torch.tensor([[1.0, 3.0, 9.0]]), torch.zeros(1, 3),
                               torch.zeros(1, 3), mask)
     assert stats["error"] == pytest.approx(5.0)
