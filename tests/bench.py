@@ -126,6 +126,8 @@ def settings_of(b, config_class, **more):
 def new_model(kind, b):
     model = kind(b.shape).to(b.device)
     model.decoder.recompute = b.recompute
+    if b.eos:  # no random weights make the end likelier than other tokens, ours or the peer's
+        model.decoder.wte.weight.data[b.eos_token] = 0.0
     return model
 
 

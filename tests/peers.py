@@ -63,12 +63,20 @@ def random_prompts(b):
     return torch.randint(b.eos_token, (b.batch, b.prompt))
 
 
+def language_model(b):
+    """A random GPT-2; as in bench.py, the end-of-text token's logit is 0."""
+    from transformers import GPT2LMHeadModel
+    model = GPT2LMHeadModel(gpt2_config(b))
+    if b.eos:
+        model.transformer.wte.weight.data[b.eos_token] = 0.0
+    return model
+
+
 # -- transformers' generate -----------------------------------------------------------------------
 
 
 def rollout(b, turns):
-    from transformers import GPT2LMHeadModel
-    model = GPT2LMHeadModel(gpt2_config(b)).to(b.device, b.torch_dtype).eval()
+    model = language_model(b).to(b.device, b.torch_dtype).eval()
     model.generation_config.eos_token_id = b.eos_token if b.eos else None
 
     @torch.no_grad()
@@ -89,7 +97,7 @@ def rollout(b, turns):
 
 def ppo(b, turns):
     """train() owns its loop, which waits for its turn in a callback."""
-    from transformers import GPT2ForSequenceClassification, GPT2LMHeadModel, TrainerCallback
+    from transformers import GPT2ForSequenceClassification, TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     counted = count_tokens(b)
@@ -110,7 +118,7 @@ def ppo(b, turns):
         gradient_accumulation_steps=1, num_mini_batches=b.minibatches, num_ppo_epochs=1,
         local_rollout_forward_batch_size=b.batch, response_length=b.response, temperature=1.0,
         stop_token_id=b.eos_token if b.eos else None, learning_rate=1e-6, kl_coef=0.02)
-    policy, reference = (GPT2LMHeadModel(gpt2_config(b)) for _ in range(2))
+    policy, reference = language_model(b), language_model(b)
     reward, value = (GPT2ForSequenceClassification(gpt2_config(b, num_labels=1)) for _ in range(2))
     prompts = [row for _ in range(4) for row in random_prompts(b)]
     PPOTrainer(
