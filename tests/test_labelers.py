@@ -172,6 +172,15 @@ def test_equal_texts_share_a_rank():
     assert lab.agreements(lab.training_labelers(), [(key, [one] * 5)]) == [(0, 0)]
 
 
+def test_the_better_response_is_preferred_on_either_side():
+    quiet = lab.Labeler("rule", "", 0.5, 0.5, 0.6, 0, 0, 0, noise=0.0)
+    for task in some_tasks("closed_qa", 20):
+        rng = random.Random(0)
+        assert lab.quality(task.key, "Green green.").attempts is False
+        assert lab.prefers(quiet, task.key, task.good, "Green green.", rng) == 1.0
+        assert lab.prefers(quiet, task.key, "Green green.", task.good, rng) == 0.0
+
+
 def test_preference_has_no_side():
     """Between two equally good answers either side wins as often; swapping sides swaps wins."""
     one = lab.training_labelers()[0]
