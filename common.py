@@ -30,6 +30,7 @@ from pathlib import Path
 
 import torch
 
+from machine import keep_freed_memory
 from model import GPTConfig
 
 
@@ -313,12 +314,15 @@ def _check_shapes(model_class, config, weights):
 
 
 def device_of(name):
-    """The torch.device that `auto`, `cpu` or `cuda` means here."""
+    """The torch.device that `auto`, `cpu` or `cuda` means here, and this process made ready for it.
+    """
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device {name}: expected auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; expected cpu or auto")
     gpu = torch.cuda.is_available() and name != "cpu"
+    if not gpu:
+        keep_freed_memory()
     return torch.device("cuda" if gpu else "cpu")
 
 

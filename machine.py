@@ -1,12 +1,14 @@
 """What fits the machine and what keeps it busy. Nothing here changes a number.
 
     side_by_side        two independent things on a CPU's cores, each on its share of them
+    keep_freed_memory   a CPU's large tensors without the system clearing each one's pages anew
     packed              large weights as the processor reads them fastest, while sampling
     at_hand             a frozen model's weights on the GPU only while they are used
     step_in_backward    each gradient used and freed as soon as it is known
     compile_decoder     torch.compile where it wins
 """
 
+import ctypes
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +43,18 @@ def side_by_side(tasks, device):
         return [r.result() for r in running]
     finally:
         torch.set_num_threads(cores)
+
+
+def keep_freed_memory():
+    """Let this process keep the memory of freed tensors for the next ones. glibc hands back every
+    large block, and the system then clears the next one's pages one by one: under a vocabulary of
+    50,257 a training step takes 1.7 times as long. Where there is no glibc, nothing."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(-4, 0)  # M_MMAP_MAX: no block is a mapping of its own
+    mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
 PACKED_FROM = 2**19  # elements of a matrix: below, a call costs more than it saves

@@ -2,11 +2,16 @@
 bitwise, and sampling by its distribution (the chi-squared tests stand in test_generate.py)."""
 
 import copy
+import pathlib
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
 from conftest import randomize
 
+import machine
 import model as models
 import ppo
 import reward
@@ -14,6 +19,7 @@ from machine import PACKED_FROM, at_hand, compile_decoder, packed, side_by_side,
 from model import (GPT, GPTConfig, ScalarGPT, adam, attend_once, attention, fused_attention,
                    generate, response_logprobs)
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHAPE = GPTConfig(vocab_size=29, n_ctx=80, n_layer=3, n_head=2, d_model=16)
 
 
@@ -369,3 +375,34 @@ def test_under_compile_the_first_ratio_is_one_and_nothing_is_clipped():
     assert stats["max_log_ratio"] < 1e-4 and stats["clip_fraction"] == 0
     _, eager, _ = iteration(minibatch=8)
     assert stats == pytest.approx(eager, rel=1e-3, abs=1e-5)
+
+
+# -- memory that stays ------------------------------------------------------------------------------
+
+FREED = """
+import sys, torch, machine
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+if sys.argv[1] == "keep":
+    machine.keep_freed_memory()
+before = resident()
+block = torch.ones(2**28, dtype=torch.uint8)
+del block
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the setting")
+def test_freed_memory_stays_with_the_process():
+    left = {way: int(subprocess.run([sys.executable, "-c", FREED, way], check=True, text=True,
+                                    cwd=ROOT, stdout=subprocess.PIPE).stdout)
+            for way in ("keep", "return")}
+    assert left["keep"] > 2**28 * 0.9 and left["return"] < 2**28 * 0.1
+
+
+def test_without_glibc_nothing_happens(monkeypatch):
+    for error in (AttributeError, OSError, TypeError):
+        def absent(name, error=error):
+            raise error
+        monkeypatch.setattr(machine.ctypes, "CDLL", absent)
+        machine.keep_freed_memory()
