@@ -275,12 +275,16 @@ class Study:
 
     def epochs(self):
         """SFT epoch by epoch, over the seeds that have the paper's 16."""
-        kept = [[row for row in r.metrics("sft16") if "valid_reward" in row] for r in self.runs]
-        kept = list(filter(None, kept))
+        kept = self.epochs_of_16()
         return {"SFT by epochs, on validation data (intervals over seeds)": {
             str(n + 1): {what: bootstrap(*([rows[n][name]] for rows in kept)) for what, name in
                          (("reward", "valid_reward"), ("valid_loss", "valid_loss"))}
             for n in range(min(map(len, kept)))}} if kept else {}
+
+    def epochs_of_16(self):
+        """The epochs' lines of the paper's 16 (App. C.1), of each seed that has them."""
+        kept = [[row for row in r.metrics("sft16") if "valid_reward" in row] for r in self.runs]
+        return list(filter(None, kept))
 
     def curves(self):
         """Reward, KL and entropy over the iterations of PPO, the first run's."""
@@ -334,8 +338,7 @@ class Claims:
                      unit=unit)
 
 
-NAMES_IN_CLAIMS = {"base": "GPT", "prompted": "prompted GPT", "sft": "SFT", "ppo": "PPO",
-                   "ppo_ptx": "PPO-ptx"}
+NAMES_IN_CLAIMS = NAMES | {"prompted": "prompted GPT"}
 
 
 def claims(study):
@@ -442,8 +445,7 @@ def sweeps_of_coefficients(s, claims):
 
 def epochs_of_sft(s, claims):
     """App. C.1: 16 epochs, over the seeds that have them."""
-    sft = [[row for row in r.metrics("sft16") if "valid_reward" in row] for r in s.runs]
-    sft = list(filter(None, sft))
+    sft = s.epochs_of_16()
     for name, text in (("valid_loss", "SFT's validation loss is higher after 16 epochs than after "
                                       "one"), ("valid_reward", "its reward score too")):
         if sft:

@@ -52,7 +52,7 @@ EDITS = [
          "sampling leaves a copy of old weights in place", "fast_paths::packed"),
     Edit("model.py", "is_causal=mask is None", "is_causal=False", "fused attention sees the future",
          "model"),
-    Edit("model.py", "device=device) > self.lens_B[:, None]", "device=device) >= self.lens_B[:, None]",
+    Edit("model.py", "device=device) > self.lens_B", "device=device) >= self.lens_B",
          "a new token does not see itself", "generate"),
     Edit("model.py", "+ self.lens_B.repeat_interleave(H)", "+ 0 * self.lens_B.repeat_interleave(H)",
          "the cache writes in the wrong place", "generate"),

@@ -144,10 +144,10 @@ def gradients():
     found = run_tests(*tests_of("proof_gradient", "second_reading", "ppo_math", "reward_math",
                                 "model"), "-k", "proof_gradient or finite_differences or gradient")
     z, worst = found.figures.get("largest_z", []), found.figures.get("finite_differences", [9])
-    losses = found.figures.get("losses", [0])[0]
+    losses, batches = (found.figures.get(what, [0])[0] for what in ("losses", "batches"))
     return Row("2 gradients are exact", "against enumeration; against finite differences",
-               f"mean of 150 batches within {max(z, default=9):.1f} standard errors in {len(z)} "
-               f"settings; {losses:.0f} losses within {worst[0]:.0e}",
+               f"mean of {batches:.0f} batches within {max(z, default=9):.1f} standard errors in "
+               f"{len(z)} settings; {losses:.0f} losses within {worst[0]:.0e}",
                not found.failed and len(z) >= 3 and max(z) < 4 and worst[0] < 1e-6, "gradients")
 
 

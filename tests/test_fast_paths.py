@@ -377,7 +377,7 @@ def test_under_compile_the_first_ratio_is_one_and_nothing_is_clipped():
     assert stats == pytest.approx(eager, rel=1e-3, abs=1e-5)
 
 
-# -- memory that stays ------------------------------------------------------------------------------
+# -- memory that stays ----------------------------------------------------------------------------
 
 FREED = """
 import sys, torch, machine
@@ -401,8 +401,11 @@ def test_freed_memory_stays_with_the_process():
 
 
 def test_without_glibc_nothing_happens(monkeypatch):
+    asked = []
     for error in (AttributeError, OSError, TypeError):
         def absent(name, error=error):
+            asked.append(error)
             raise error
         monkeypatch.setattr(machine.ctypes, "CDLL", absent)
         machine.keep_freed_memory()
+    assert asked == [AttributeError, OSError, TypeError]

@@ -213,7 +213,7 @@ def test_labelers_agree_with_the_rule_more_than_with_one_another(items):
     """Whoever follows the rule knows best what any labeler will say."""
     quiet = lab.Labeler("rule", "", 0.5, 0.5, 0.6, 0, 0, 0, noise=0.0)
     agree = [lab.agreement([quiet, one], items[:150]) for one in lab.training_labelers()[:10]]
-    assert sum(agree) / 10 > lab.agreement(lab.training_labelers(), items) + 0.02
+    assert sum(agree) / 10 > lab.agreement(lab.training_labelers(), items) + 0.04
 
 
 def test_screening_keeps_the_better_candidates():

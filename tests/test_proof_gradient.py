@@ -68,6 +68,7 @@ def test_mean_policy_gradient_at_ratio_1_is_the_exact_one(kl_coef, values, recor
                              for _ in range(BATCHES)])
     z = z_scores(gradients, exact)
     record_property("largest_z", z.abs().max().item())
+    record_property("batches", BATCHES)
     # a few directions carry all entries, so that the mean of z² is that of a few numbers, not of all
     assert z.abs().max() < 4 and (z**2).mean() < 5
     # The agreement says something: the standard error is a few percent of the gradient itself.
