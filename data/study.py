@@ -30,7 +30,7 @@ from data.runs import NAMES
 from evaluate import bootstrap, judge_pairs, ratio, read_json_lines, read_units
 
 GROUPS = ("training", "held-out")  # of simulated labelers
-KEPT = range(3, 31, 3)  # iterations whose policy data/study.sh keeps
+KEPT = range(4, 41, 4)  # iterations whose policy data/study.sh keeps
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 
 

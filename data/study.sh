@@ -55,8 +55,8 @@ study_part() { # what `./run.sh --seed N --part PART` makes
             done ;;
         no_kl) # over-optimisation, against best of n; and PPO without demonstrations
             at mini-s 4e-4
-            ppo no_kl --ptx_coef 0 --kl_coef 0 --keep_every 3
-            for coef in 3 6 9 12 15 18 21 24 27 30; do answers "no_kl-$coef" "no_kl-$coef"; done
+            ppo no_kl --ptx_coef 0 --kl_coef 0 --keep_every 4
+            for coef in 4 8 12 16 20 24 28 32 36 40; do answers "no_kl-$coef" "no_kl-$coef"; done
             step "$HERE/answers/best_of_64.jsonl" "$HERE/start.pt $RUN/reward.pt" evaluate.py \
                 best_of --checkpoint "$HERE/start.pt" --out "$HERE/answers" \
                 --reward "$RUN/reward.pt" --prompts "$DATA/prompts.test.jsonl" --seed "$SEED" \

@@ -21,7 +21,7 @@ while [ $# -gt 0 ]; do
     if [ "$1" = --out ]; then
         case "$2" in
             *.pt | *.jsonl) mkdir -p "$(dirname "$2")"; touch "$2"
-                            for n in 3 6 9 12 15 18 21 24 27 30; do touch "${2%.pt}-$n.pt"; done ;;
+                            for n in 4 8 12 16 20 24 28 32 36 40; do touch "${2%.pt}-$n.pt"; done ;;
             *) mkdir -p "$2"; touch "$2"/{text.txt,filters.json,best_of_64.jsonl} ;;
         esac
     fi
@@ -105,7 +105,7 @@ def test_a_study_makes_every_seed_size_and_sweep_and_then_nothing_twice(script):
         for size in ("", "mini-s/", "mini-l/"):
             for model in ("base", "prompted", "academic", "sft", "ppo", "ppo_ptx"):
                 assert f"runs/world-{seed}/{size}answers/{model}.jsonl" in made
-    for name in ("ptx_30", "kl_3", "no_kl-30", "from_base"):
+    for name in ("ptx_30", "kl_3", "no_kl-40", "from_base"):
         assert f"runs/world-1/mini-s/answers/{name}.jsonl" in made
         assert f"runs/world-2/mini-s/answers/{name}.jsonl" not in made  # sweeps: the first seed
     assert made[-1] == "runs/study" and "--sizes mini-s mini mini-l" in commands[-1]
