@@ -33,6 +33,7 @@ import time
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import torch
 
@@ -45,7 +46,7 @@ import reward  # noqa: E402
 import sft  # noqa: E402
 from machine import compile_decoder  # noqa: E402
 from model import GPT, GPTConfig, ScalarGPT, adam, generate  # noqa: E402
-from peers import Turns  # noqa: E402
+from peers import Turns, response_lengths  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Bench:
     ptx: int = 0  # pretraining sequences an episode; TRL has none
     iters: int = 5
     warmup: int = 2
-    eos: bool = False  # responses end at the end-of-text token; else all are of full length
+    eos: bool = False  # responses end at an end-of-text token, 1 in vocab; else at full length
     device: str = "auto"
     dtype: str = "auto"  # of forward passes: float32, bfloat16, or what production chooses
     compile: str = "auto"
@@ -126,8 +127,6 @@ def settings_of(b, config_class, **more):
 def new_model(kind, b):
     model = kind(b.shape).to(b.device)
     model.decoder.recompute = b.recompute
-    if b.eos:  # no random weights make the end likelier than other tokens, ours or the peer's
-        model.decoder.wte.weight.data[b.eos_token] = 0.0
     return model
 
 
@@ -210,7 +209,30 @@ def prepare(verb, b):
     torch.manual_seed(b.seed)
     low = b.dtype == "bfloat16"
     models.low_precision = ppo.low_precision = lambda device: low
-    return WORK[verb](b)
+    step = WORK[verb](b)
+    return with_ends(step, b) if b.eos else step
+
+
+def with_ends(step, b):
+    """step() in which `generate` ends responses where `response_lengths` says, ours and the peer's
+    alike: the uniform number of that step and row is 2, for which `draw` gives the end of text,
+    which it gives for no other."""
+    lengths, empty_samples, draw = response_lengths(b), models.empty_samples, models.draw
+
+    def marked(*args):
+        samples, uniform_RB = empty_samples(*args)
+        lens_B = next(lengths).to(uniform_RB.device)
+        return samples, uniform_RB.scatter(0, lens_B[None] - 1, 2.0)
+
+    def draw_or_end(logprobs_bV, uniform_b):
+        token_b = draw(logprobs_bV, uniform_b.clamp(max=1.0))
+        token_b = torch.where(token_b == b.eos_token, b.eos_token - 1, token_b)
+        return torch.where(uniform_b > 1.0, b.eos_token, token_b)
+
+    def ended():
+        with patch.multiple(models, empty_samples=marked, draw=draw_or_end):
+            return step()
+    return ended
 
 
 # -- measuring ------------------------------------------------------------------------------------
@@ -284,12 +306,10 @@ def beside_peer(verb, b):
         ours.end()
         peer.end()
     mine, theirs = (summary(verb, b, list(t)) for t in zip(*turns))
-    per_token = [statistics.median(s / t for s, t in list(x)[b.warmup:]) for x in zip(*turns)]
     return mine | {"peer_s_per_iter": theirs["s_per_iter"],
                    "peer_tokens_per_s": theirs["tokens_per_s"],
                    "peer_iters_s": theirs["iters_s"],
                    "ratio": round(theirs["s_per_iter"] / mine["s_per_iter"], 3),
-                   "ratio_per_token": round(per_token[1] / per_token[0], 3),
                    "settings": mine["settings"]}
 
 

@@ -12,9 +12,11 @@ recomputing activations) is switched off. bench.py's own workers speak the same 
 """
 
 import json
+import math
 import os
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -63,32 +65,54 @@ def random_prompts(b):
     return torch.randint(b.eos_token, (b.batch, b.prompt))
 
 
+def response_lengths(b):
+    """An iterator: how long each response of an iteration is, the same here and in bench.py. With
+    --eos a token in b.vocab ends one, as if the end of text were as likely as any other."""
+    draws = torch.Generator().manual_seed(b.seed)
+    while True:
+        uniform_B = torch.rand(b.batch, generator=draws, dtype=torch.float64).clamp(min=1e-9)
+        ends_B = (uniform_B.log() / math.log1p(-1 / b.vocab)).long() + 1
+        yield ends_B.clamp(max=b.response) if b.eos else torch.full((b.batch,), b.response)
+
+
+class Ends:
+    """A logits processor: responses end where `response_lengths` says and nowhere else."""
+
+    def __init__(self, b):
+        self.b, self.lengths = b, response_lengths(b)
+
+    def __call__(self, tokens_BT, scores_BV):
+        number = tokens_BT.shape[1] - self.b.prompt + 1
+        if number == 1:
+            self.lens_B = next(self.lengths).to(tokens_BT.device)
+        if not self.b.eos:
+            return scores_BV
+        others_V = torch.arange(self.b.vocab, device=tokens_BT.device) != self.b.eos_token
+        return scores_BV.masked_fill((self.lens_B == number)[:, None] == others_V, -1e9)
+
+
 def language_model(b):
-    """A random GPT-2; as in bench.py, the end-of-text token's logit is 0."""
+    """A random GPT-2, and how it ends what it generates."""
     from transformers import GPT2LMHeadModel
-    model = GPT2LMHeadModel(gpt2_config(b))
-    if b.eos:
-        model.transformer.wte.weight.data[b.eos_token] = 0.0
-    return model
+    model, ends = GPT2LMHeadModel(gpt2_config(b)), Ends(b)
+    model.generate = partial(model.generate, logits_processor=[ends])
+    return model, ends
 
 
 # -- transformers' generate -----------------------------------------------------------------------
 
 
 def rollout(b, turns):
-    model = language_model(b).to(b.device, b.torch_dtype).eval()
+    model, ends = language_model(b)
+    model.to(b.device, b.torch_dtype).eval()
     model.generation_config.eos_token_id = b.eos_token if b.eos else None
 
     @torch.no_grad()
     def step():
         prompts_BP = random_prompts(b).to(b.device)
-        out_BT = model.generate(prompts_BP, attention_mask=torch.ones_like(prompts_BP),
-                                do_sample=True, top_k=0, top_p=1.0, max_new_tokens=b.response)
-        answers_BR = out_BT[:, b.prompt:]
-        if not b.eos:
-            return answers_BR.numel()
-        before_BR = (answers_BR == b.eos_token).cumsum(1) - (answers_BR == b.eos_token).long()
-        return (before_BR == 0).sum()  # up to the first end-of-text token
+        model.generate(prompts_BP, attention_mask=torch.ones_like(prompts_BP), do_sample=True,
+                       top_k=0, top_p=1.0, max_new_tokens=b.response)
+        return ends.lens_B.sum()
     turns.serve(step)
 
 
@@ -100,14 +124,14 @@ def ppo(b, turns):
     from transformers import GPT2ForSequenceClassification, TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    counted = count_tokens(b)
+    (policy, ends), (reference, _) = language_model(b), language_model(b)
 
     class TakeTurns(TrainerCallback):
         def on_train_begin(self, *args, **more):
             turns.wait(first=True)
 
         def on_step_end(self, *args, **more):
-            turns.answer(counted["tokens"])
+            turns.answer(ends.lens_B.sum())
             turns.wait()
 
     config = PPOConfig(
@@ -118,7 +142,6 @@ def ppo(b, turns):
         gradient_accumulation_steps=1, num_mini_batches=b.minibatches, num_ppo_epochs=1,
         local_rollout_forward_batch_size=b.batch, response_length=b.response, temperature=1.0,
         stop_token_id=b.eos_token if b.eos else None, learning_rate=1e-6, kl_coef=0.02)
-    policy, reference = language_model(b), language_model(b)
     reward, value = (GPT2ForSequenceClassification(gpt2_config(b, num_labels=1)) for _ in range(2))
     prompts = [row for _ in range(4) for row in random_prompts(b)]
     PPOTrainer(
@@ -127,21 +150,6 @@ def ppo(b, turns):
         train_dataset=[{"input_ids": row} for row in prompts],
         data_collator=lambda rows: {"input_ids": torch.stack([r["input_ids"] for r in rows])},
         callbacks=[TakeTurns()]).train()
-
-
-def count_tokens(b):
-    """Counts the response tokens of every iteration where TRL cuts its responses."""
-    from trl.experimental.ppo import ppo_trainer
-    counted = {"tokens": b.batch * b.response}
-    if b.eos:
-        original = ppo_trainer.truncate_response
-
-        def truncate_response(stop, pad, responses_BR):
-            ended_BR = responses_BR == stop
-            counted["tokens"] = int((ended_BR.cumsum(1) - ended_BR.long() == 0).sum())
-            return original(stop, pad, responses_BR)
-        ppo_trainer.truncate_response = truncate_response
-    return counted
 
 
 # -- a plain training loop, in the manner of nanoGPT ----------------------------------------------
