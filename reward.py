@@ -118,18 +118,23 @@ def split_pairs(rankings):
 
 def score_rankings(reward_model, rankings):
     """scores_NK, ranks_NK and mask_NK of N prompts, K the most completions any has. Each completion
-    is one row of one forward pass; where all prompts are longer than their completions, these share
-    a pass over their prompt."""
+    is one row of one forward pass, or, where that is less work, a branch from its prompt's pass."""
     device = reward_model.head.weight.device
-    prompt_lens = [r.shared() for r in rankings]
-    longest_tail = max(r.longest() - p for r, p in zip(rankings, prompt_lens))
-    score = score_branches if min(prompt_lens) > longest_tail else score_rows
+    score = score_branches if cheaper_as_branches(rankings) else score_rows
     with compute_dtype(device):
         scores_M = score(reward_model, rankings, device)
     ranks_NK, counts_N = pad_right([r.ranks for r in rankings])
     mask_NK = (torch.arange(ranks_NK.shape[1]) < counts_N[:, None]).to(device)
     scores_NK = torch.zeros(mask_NK.shape, device=device).masked_scatter(mask_NK, scores_M)
     return scores_NK, ranks_NK.to(device), mask_NK
+
+
+def cheaper_as_branches(rankings):
+    """By positions, padding included; attention to prompt and tail apart makes one a fifth dearer."""
+    lens = [r.shared() for r in rankings]
+    P, C = max(lens), max(r.longest() - p for r, p in zip(rankings, lens))
+    M = sum(len(r.sequences) for r in rankings)
+    return 1.2 * (len(lens) * P + M * C) < M * max(r.longest() for r in rankings)
 
 
 def score_rows(reward_model, rankings, device):

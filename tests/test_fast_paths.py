@@ -83,8 +83,9 @@ def test_equal_completions_keep_their_last_token_to_themselves():
 
 
 @pytest.mark.parametrize("prompt, completions, expected", [
-    (30, [5, 6], "branch"), (7, [5, 6], "branch"), (6, [5, 6], "rows"), (3, [20, 6], "rows")])
-def test_the_prompt_is_shared_where_it_is_longer_than_the_completions(monkeypatch, prompt,
+    (30, [5, 6], "branch"), (12, [9] * 6, "branch"), (2, [6, 6], "rows"), (3, [20, 6], "rows"),
+    (30, [5], "rows")])
+def test_completions_share_their_prompts_pass_where_that_is_less_work(monkeypatch, prompt,
                                                                       completions, expected):
     model, taken = ScalarGPT(SHAPE), []
     for name in ("scores", "branch_scores"):
