@@ -17,6 +17,8 @@ units that were sampled (prompts, and seeds where there are several).
 import math
 import random
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,7 @@ from data.readers import (_json_object, read_demonstrations, read_fitting_prompt
 from data.report import shown, table
 from data.samples import TASKS, paper_figure, read_samples
 from data.tokenizer import load_tokenizer, read_utf8
+from machine import side_by_side
 from model import (GPT, ScalarGPT, compute_dtype, generate, response_logprobs, target_logprobs)
 from reward import has_pairs, load_rankings, micro_batches, ranking_loss, score_rankings
 
@@ -80,13 +83,15 @@ def sample(config):
     pairs = pairs[:config.limit or None]
     counts = [random.Random(f"{config.seed} {i}").randint(config.least, config.most)
               for i in range(len(pairs))]
+    owners = [[i for i, n in enumerate(counts) for k in range(n) if k % len(models) == which]
+              for which in range(len(models))]  # completion k of a prompt comes from model k mod M
+    responses = side_by_side(
+        [partial(sample_responses, model, [pairs[i][1] for i in owners[which]], config.max_response,
+                 config.temperature, tokenizer.eos, config.seed, which)
+         for which, model in enumerate(models)], device)
     completions = [[] for _ in pairs]
-    for which, model in enumerate(models):  # completion k of a prompt comes from model k mod M
-        owners = [i for i, n in enumerate(counts) for k in range(n) if k % len(models) == which]
-        responses = sample_responses(model, [pairs[i][1] for i in owners], config.max_response,
-                                     config.temperature, tokenizer.eos, config.seed, which)
-        for i, response in zip(owners, responses):
-            completions[i].append(tokenizer.decode_response(response))
+    for i, response in zip(chain(*owners), chain(*responses)):
+        completions[i].append(tokenizer.decode_response(response))
     with alone(config.out, is_file=True):
         write_jsonl(config.out, [{"prompt": p.prompt, "completions": c, **p.extra}
                                  for (p, _), c in zip(pairs, completions)])
