@@ -289,24 +289,28 @@ def load_model(model_class, path, stages, tokenizer, device="cpu", dropout=0.0):
     contents = load_checkpoint(path, stages, tokenizer)
     config = GPTConfig(**contents["model_config"] | {"dropout": dropout})
     try:
-        _check_shapes(model_class, config, contents.get("weights"))
+        _check_size(config, contents.get("weights"))
         model = model_class(config)
+        _check_shapes(model.state_dict(), contents["weights"])
         model.load_state_dict(contents["weights"])
     except ValueError as error:
         raise InputError(f"{path}: not the weights of a {model_class.__name__}: {error}") from None
     return model.to(device)
 
 
-def _check_shapes(model_class, config, weights):
-    """Raises ValueError unless these are the weights of such a model, before a shape that a file
-    made up takes any memory."""
+def _check_size(config, weights):
+    """Raises ValueError unless these are tensors with as many numbers as the model's matrices, so
+    that a shape which a file made up takes no memory."""
     if not isinstance(weights, dict) or not all(isinstance(w, torch.Tensor)
                                                 for w in weights.values()):
         raise ValueError("there are none")
-    if config.n_layer > len(weights):
-        raise ValueError(f"{len(weights)} tensors are too few for {config.n_layer} layers")
-    with torch.device("meta"):
-        expected = model_class(config).state_dict()
+    D, found = config.d_model, sum(w.numel() for w in weights.values())
+    if (config.vocab_size + config.n_ctx) * D + 12 * config.n_layer * D**2 > found:
+        raise ValueError(f"{found:,} numbers are too few for its shape")
+
+
+def _check_shapes(expected, weights):
+    """Raises ValueError where a name is in one only, or the shapes of two tensors differ."""
     for name in expected.keys() | weights.keys():
         if name not in expected or name not in weights or \
                 expected[name].shape != weights[name].shape:

@@ -275,12 +275,16 @@ def test_a_reward_batch_gradient_does_not_depend_on_how_it_is_cut(files):
     assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
 
 
-def test_a_reward_batch_runs_each_completion_once(files, monkeypatch):
+@pytest.mark.parametrize("branches", [False, True])
+def test_a_reward_batch_runs_each_completion_once(files, monkeypatch, branches):
     tokenizer = load_tokenizer("world")
     model = load_model(ScalarGPT, files["reward"], ("reward",), tokenizer)
-    rows, scores = [], ScalarGPT.scores
+    rows, scores, branch_scores = [], ScalarGPT.scores, ScalarGPT.branch_scores
+    monkeypatch.setattr(reward, "cheaper_as_branches", lambda rankings: branches)
     monkeypatch.setattr(ScalarGPT, "scores", lambda self, tokens, lens:
                         rows.append(len(tokens)) or scores(self, tokens, lens))
+    monkeypatch.setattr(ScalarGPT, "branch_scores", lambda self, prompts, lens, tails, *more:
+                        rows.append(len(tails)) or branch_scores(self, prompts, lens, tails, *more))
     rankings = reward.load_rankings(files["comparisons"], tokenizer, 32)[:3]
     scores_NK, _, _ = reward.score_rankings(model, rankings)
     assert sum(rows) == 12 and scores_NK.shape == (3, 4)
