@@ -267,6 +267,8 @@ EDITS = [
     Edit("reward.py", "share = sum(map(has_pairs, part)) / max(1, counted)",
          "share = len(part) / len(rankings)", "prompts without pairs weigh in micro-batches",
          "stages::reward_batch_gradient"),
+    Edit("reward.py", "1.2 * (len(lens) * P + M * C)", "1.2 * (P + M * C)",
+         "one prompt's pass counted for all of them", "fast_paths"),
     Edit("reward.py", "interval = 1.96 *", "interval = 0.98 *", "half an interval", "steps"),
     Edit("reward.py", "prompt + tokenizer.encode_response(y) for y in c.completions]",
          "prompt + tokenizer.encode_response(y)[:-1] for y in c.completions]",

@@ -82,17 +82,17 @@ def test_equal_completions_keep_their_last_token_to_themselves():
                                    reward.score_rows(model, [ranking], "cpu"))
 
 
-@pytest.mark.parametrize("prompt, completions, expected", [
-    (30, [5, 6], "branch"), (12, [9] * 6, "branch"), (2, [6, 6], "rows"), (3, [20, 6], "rows"),
-    (30, [5], "rows")])
-def test_completions_share_their_prompts_pass_where_that_is_less_work(monkeypatch, prompt,
-                                                                      completions, expected):
+@pytest.mark.parametrize("shapes, expected", [
+    ([(30, [5, 6])], "branch"), ([(12, [9] * 6)], "branch"), ([(2, [6, 6])], "rows"),
+    ([(3, [20, 6])], "rows"), ([(12, [10])] * 3, "rows"), ([(12, [9] * 6), (3, [4, 4])], "branch")])
+def test_completions_share_their_prompts_pass_where_that_is_less_work(monkeypatch, shapes,
+                                                                      expected):
     model, taken = ScalarGPT(SHAPE), []
     for name in ("scores", "branch_scores"):
         original = getattr(ScalarGPT, name)
         monkeypatch.setattr(ScalarGPT, name, lambda self, *args, name=name, original=original:
                             taken.append(name) or original(self, *args))
-    reward.score_rankings(model, rankings_of((prompt, completions)))
+    reward.score_rankings(model, rankings_of(*shapes))
     assert taken == [{"branch": "branch_scores", "rows": "scores"}[expected]]
 
 
