@@ -129,6 +129,7 @@ def run(main, config_class, description="", argv=None):
     numbers that are not finite and too little memory with 1, Ctrl-C with 130."""
     try:
         main(parse_config(config_class, description, argv))
+        print(end="", flush=True)  # what cannot be written is to be heard of here
     except InputError as error:
         sys.exit(fail(error, 2))
     except FloatingPointError as error:

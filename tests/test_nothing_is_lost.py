@@ -268,10 +268,12 @@ def test_a_second_run_in_the_same_place_is_refused(run, tmp_path, name):
 def test_output_that_goes_to_a_full_disk_is_one_line(run, tmp_path):
     _, _, settings = run
     flags = programs.flags_of(settings["labelers"] | {"out": tmp_path / "out.jsonl"})
-    with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "data.labelers", *flags], cwd=ROOT, text=True,
-                              stdout=full, stderr=subprocess.PIPE)
-    assert done.returncode == 2 and done.stderr == "error: output: No space left on device\n"
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    for env in (buffered, buffered | {"PYTHONUNBUFFERED": "1"}):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([sys.executable, "-m", "data.labelers", *flags], cwd=ROOT, env=env,
+                                  text=True, stdout=full, stderr=subprocess.PIPE)
+        assert done.returncode == 2 and done.stderr == "error: output: No space left on device\n"
 
 
 def goes_on(files, tmp_path, stage="ppo"):  # noqa: F811

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -108,9 +109,16 @@ class Session:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),    # so that Ctrl-C reaches it
+            preexec_fn=self._take_terminal,
             env=os.environ | {"TERM": "xterm-256color", "PYTHONUTF8": "1"} | environment)
         os.close(slave)
+
+    @staticmethod
+    def _take_terminal():
+        """Ctrl-C is to reach the command, also where these tests run in the background, whose
+        processes ignore it."""
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def type(self, keys):
         os.write(self.master, keys.encode())
