@@ -239,20 +239,21 @@ class Study:
     def sweeps(self):
         """{title: {label: {measure: triple}}} of what was varied, by the seeds that have it."""
         small, own = self.smallest, self.config.own
+        no_kl = small(f"no_kl-{KEPT[-1]}")
         coefs = {label: small(f"ptx_{label}") for label in ("0.1", "0.3", "3", "10", "30")}
         betas = {label: small(f"kl_{label}") for label in ("0.02", "0.05", "0.3", "1", "3")}
         wanted = {
             f"Figure 33: the pretraining coefficient ({self.sizes[0]})":
                 {"0 (PPO)": small("ppo"), "1 (PPO-ptx)": small("ppo_ptx")} | coefs,
             f"Figure 34: the KL coefficient, no pretraining gradient ({self.sizes[0]})":
-                {"0": small("no_kl"), "0.12 (PPO)": small("ppo")} | betas,  # as run.sh has it
+                {"0": no_kl, "0.12 (PPO)": small("ppo")} | betas,  # as run.sh has it
             f"Without a KL penalty, by iterations ({self.sizes[0]})":
                 {str(n): small(f"no_kl-{n}") for n in KEPT},
             f"Best of n ({self.sizes[0]})":
                 {str(n): small(f"best_of_{n}") for n in BEST_OF},
             f"Ablations ({self.sizes[0]})":
                 {"PPO-ptx": small("ppo_ptx"), "no pretraining gradient (PPO)": small("ppo"),
-                 "no KL penalty": small("no_kl"), "PPO straight from GPT": small("from_base")},
+                 "no KL penalty": no_kl, "PPO straight from GPT": small("from_base")},
             f"A second round of comparisons ({own})":
                 {"PPO-ptx": "ppo_ptx", "second round": "again"}}
         found = {}
