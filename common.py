@@ -305,6 +305,8 @@ def _check_size(config, weights):
     if not isinstance(weights, dict) or not all(isinstance(w, torch.Tensor)
                                                 for w in weights.values()):
         raise ValueError("there are none")
+    if config.n_layer > len(weights):
+        raise ValueError(f"{len(weights)} tensors are too few for {config.n_layer} layers")
     D, found = config.d_model, sum(w.numel() for w in weights.values())
     if (config.vocab_size + config.n_ctx) * D + 12 * config.n_layer * D**2 > found:
         raise ValueError(f"{found:,} numbers are too few for its shape")

@@ -2,14 +2,13 @@
 bitwise, and sampling by its distribution (the chi-squared tests stand in test_generate.py)."""
 
 import copy
-import pathlib
 import platform
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import randomize
+from conftest import ROOT, randomize
 
 import machine
 import model as models
@@ -19,7 +18,6 @@ from machine import PACKED_FROM, at_hand, compile_decoder, packed, side_by_side,
 from model import (GPT, GPTConfig, ScalarGPT, adam, attend_once, attention, fused_attention,
                    generate, response_logprobs)
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHAPE = GPTConfig(vocab_size=29, n_ctx=80, n_layer=3, n_head=2, d_model=16)
 
 
