@@ -3,6 +3,7 @@
     side_by_side        two independent things on a CPU's cores, each on its share of them
     keep_freed_memory   a CPU's large tensors without the system clearing each one's pages anew
     packed              large weights as the processor reads them fastest, while sampling
+    Replayed            a step of many small kernels, launched as one
     at_hand             a frozen model's weights on the GPU only while they are used
     step_in_backward    each gradient used and freed as soon as it is known
     compile_decoder     torch.compile where it wins
@@ -13,7 +14,7 @@ import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 
 import torch
 import torch.nn as nn
@@ -86,6 +87,67 @@ def packed(model, rows):
 
 def _packed_product(blocks, bias, x):
     return torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")
+
+
+def positions_at_once(device):
+    """Cached positions come in multiples of this: a GPU's kernels want their rows of even length,
+    and a recorded step (`Replayed`) serves as long as the number stays."""
+    return 128 if device.type == "cuda" else 1
+
+
+class Replayed:
+    """step(x), for who calls it again and again. A GPU computes a small kernel in less time than
+    the processor takes to launch it: there, the second call of a kind is recorded as a CUDA graph,
+    and those after it launch that one graph.
+
+    `key` names the kind: the shape of x, and all that decides which operations `step` does on which
+    tensors. It must change tensors in place, and nothing else that lasts. The next call overwrites
+    what a call returned. Where recording fails it says so and runs as written."""
+
+    def __init__(self, step, device):
+        self.step, self.on, self.key, self.play = step, device.type == "cuda", None, None
+
+    def __call__(self, x, key):
+        if not self.on:
+            return self.step(x)
+        if key != self.key:
+            self.key, self.play = key, None
+            return self.step(x)  # libraries prepare themselves, which must not be recorded
+        if self.play is None:
+            try:
+                self.play = record(self.step, x)
+            except RuntimeError as error:
+                print(f"no CUDA graph, sampling step by step: {error}", flush=True)
+                self.on = False
+                return self.step(x)
+        return self.play(x)
+
+
+def record(step, x):
+    """play(x), which does on the GPU what step(x) did when it was recorded, on the same memory.
+    (Not by torch.cuda.graph: that empties the allocator's cache each time.)"""
+    given, graph = x.clone(), torch.cuda.CUDAGraph()
+    stream = _recording_stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            result = step(given)
+        finally:
+            graph.capture_end()
+    torch.cuda.current_stream().wait_stream(stream)
+
+    def play(x):
+        given.copy_(x)
+        graph.replay()
+        return result
+    return play
+
+
+@cache
+def _recording_stream():
+    """One for all: cuBLAS keeps memory for each stream that it has worked on."""
+    return torch.cuda.Stream()
 
 
 @contextmanager

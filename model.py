@@ -18,7 +18,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from machine import packed
+from machine import Replayed, packed, positions_at_once
 
 # -- sizes (App. C; GPT-3, Table 2.1; GPT-2, Table 2) -------------------------------------------
 
@@ -103,32 +103,38 @@ def attend_once(q_BH1d, k_BHSd, v_BHSd, bias_B11S):
 
 
 class KVCache:
-    """Keys and values of every layer, S positions a row; each row writes at its own length."""
+    """Keys and values of every layer, S positions a row; each row writes at its own length.
 
-    def __init__(self, config, batch, positions, like):
+    `block`: attention looks at a multiple of so many positions (machine.positions_at_once)."""
+
+    def __init__(self, config, batch, positions, like, block=1):
+        self.block = block
+        positions = -(-positions // block) * block
         shape = (batch, config.n_head, positions, config.head_size)
         self.keys = [like.new_zeros(shape) for _ in range(config.n_layer)]
         self.values = [like.new_zeros(shape) for _ in range(config.n_layer)]
 
     def start(self, lens_B):
-        """The prompts are in; row b goes on at position lens_B[b]."""
-        self.lens_B, self.longest = lens_B, int(lens_B.max())
-        self._look()
+        """The prompts are in; row b goes on at position lens_B[b]. Where the next token's keys and
+        values go is counted through all rows' heads; a bias hides what padding left right of it."""
+        (B, H, S, _), device = self.keys[0].shape, lens_B.device
+        self.lens_B, self.longest = lens_B.clone(), int(lens_B.max())
+        self.at_N = torch.arange(B * H, device=device) * S + lens_B.repeat_interleave(H)
+        hidden_BS = torch.arange(S, device=device) > lens_B[:, None]
+        self.bias_BS = self.keys[0].new_zeros(B, S).masked_fill_(hidden_BS, float("-inf"))
 
     def advance(self):
-        """The next token is in, in every layer."""
-        self.lens_B, self.longest = self.lens_B + 1, self.longest + 1
-        self._look()
+        """The next token is in, in every layer. Changes its tensors in place, as `decode` may have
+        been recorded with them."""
+        self.lens_B += 1
+        self.at_N += 1
+        self.bias_BS.scatter_(1, self.lens_B[:, None], 0.0)
+        self.longest += 1
 
-    def _look(self):
-        """What the next token needs in every layer: where its keys and values go, counted through
-        all rows' heads, and a bias that hides what padding or a longer row's past left right of
-        the token itself."""
-        (B, H, S, _), device = self.keys[0].shape, self.lens_B.device
-        self.at_N = torch.arange(B * H, device=device) * S + self.lens_B.repeat_interleave(H)
-        hidden_BS = torch.arange(min(S, self.longest + 1), device=device) > self.lens_B[:, None]
-        self.bias_B11S = self.keys[0].new_zeros(hidden_BS.shape).masked_fill_(
-            hidden_BS, float("-inf"))[:, None, None]
+    @property
+    def shown(self):
+        """Positions that attention looks at: all rows' pasts and the next token."""
+        return -(-(self.longest + 1) // self.block) * self.block
 
     def prefill(self, layer, q_BHPd, k_BHPd, v_BHPd):
         """Attention of the prompts among themselves, whose keys and values stay."""
@@ -138,11 +144,11 @@ class KVCache:
 
     def attend(self, layer, q_BH1d, k_BH1d, v_BH1d):
         """Attention of one token a row to its row's past and itself, whose key and value stay."""
-        d, S = k_BH1d.shape[-1], self.bias_B11S.shape[-1]
+        d, S = k_BH1d.shape[-1], self.shown
         for kept_BHSd, new_BH1d in (self.keys[layer], k_BH1d), (self.values[layer], v_BH1d):
             kept_BHSd.view(-1, d).index_copy_(0, self.at_N, new_BH1d.reshape(-1, d))
         return attend_once(q_BH1d, self.keys[layer][:, :, :S], self.values[layer][:, :, :S],
-                           self.bias_B11S)
+                           self.bias_BS[:, None, None, :S])
 
     def keep(self, alive_B):
         """Only the rows that are alive go on."""
@@ -280,11 +286,11 @@ class Decoder(nn.Module):
         return self.ln_f(x_BPD)
 
     def decode(self, tokens_B, cache):
-        """hidden_BD of each row's next token, at its position cache.lens_B; the cache grows."""
+        """hidden_BD of each row's next token, at its position cache.lens_B; its keys and values are
+        in the cache, which `advance` then makes count."""
         x_B1D = (self.wte(tokens_B) + self.wpe(cache.lens_B))[:, None]
         for layer, block in enumerate(self.h):
             x_B1D = block(x_B1D, partial(cache.attend, layer))
-        cache.advance()
         return self.ln_f(x_B1D)[:, 0]
 
 
@@ -512,9 +518,12 @@ def sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
     start_b = prompt_lens_B[rows_b]
     P, R = int(start_b.max()), mask_BR.shape[1]
     alive = torch.ones_like(rows_b, dtype=torch.bool)  # which of the rows have not ended
-    look_every = 1 if rows_b.device.type == "cpu" else 8  # steps; to look makes a GPU wait
+    cpu = rows_b.device.type == "cpu"
+    look_every = 1 if cpu else 8  # steps; to look makes a GPU wait
+    worth = 0.75 if cpu else 0.5  # of the rows left: to copy the cache for, and to record anew
     like = model.unembed(model.decoder.wte.weight[:1])  # of the dtype that products have here
-    cache = KVCache(model.config, len(rows_b), P + R, like)
+    cache = KVCache(model.config, len(rows_b), P + R, like, positions_at_once(rows_b.device))
+    decode = Replayed(partial(model.decoder.decode, cache=cache), rows_b.device)
     hidden_bPD = model.decoder.prefill(tokens_BT[rows_b, :P], cache)
     hidden_bD = hidden_bPD[torch.arange(len(rows_b)), start_b - 1]
     cache.start(start_b)
@@ -534,10 +543,11 @@ def sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
             left = int(alive.sum()) if i % look_every == 0 else len(rows_b)
             if left == 0:
                 break
-            if left <= 0.75 * len(rows_b):  # worth copying the cache for
+            if left <= worth * len(rows_b):
                 cache.keep(alive)
                 rows_b, next_b, alive = rows_b[alive], next_b[alive], alive[alive]
-        hidden_bD = model.decoder.decode(next_b, cache)
+        hidden_bD = decode(next_b, (len(rows_b), cache.shown))
+        cache.advance()
 
 
 # -- optimization, the same in every stage (App. C) -----------------------------------------------

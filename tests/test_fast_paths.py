@@ -9,6 +9,8 @@ import sys
 import pytest
 import torch
 from conftest import ROOT, randomize
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 import machine
 import model as models
@@ -178,6 +180,94 @@ def test_in_low_precision_sampling_converts_each_weight_once():
         with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False), CountCopies():
             generate(model, [[1, 2], [3]], steps)
     assert counts == [6, 6]
+
+
+class Tape(TorchDispatchMode):
+    """What a CUDA graph keeps of a step: operations, their numbers, and which memory they work on.
+    Nothing of Python runs again."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        self.calls.append((operation, args, kwargs or {}, result))
+        return result
+
+    def play(self):
+        made = {}
+        for operation, args, kwargs, result in self.calls:
+            args, kwargs = tree_map(lambda x: made.get(id(x), x), (args, kwargs))
+            for old, new in zip(tree_leaves(result), tree_leaves(operation(*args, **kwargs)),
+                                strict=True):
+                made[id(old)] = new
+        return made
+
+
+def recorded_on_tape(step, x):
+    given = x.clone()
+    with Tape() as tape:
+        result = step(given)
+
+    def play(x):
+        given.copy_(x)
+        result.copy_(tape.play()[id(result)])
+        return result
+    return play
+
+
+@pytest.mark.parametrize("eos", [None, 5])
+def test_a_step_that_is_recorded_and_played_samples_the_same(monkeypatch, eos):
+    """As on a GPU: attention looks at blocks of positions, steps are recorded and played."""
+    model = randomize(GPT(GPTConfig(vocab_size=11, n_ctx=48, n_layer=2, n_head=2, d_model=16)))
+    prompts = [torch.randint(11, (n,)).tolist() for n in (1, 9, 4, 6) * 4]
+    played, kinds = [], []
+
+    def draw():
+        return generate(model, prompts, 36, eos=eos, generator=torch.Generator().manual_seed(1))
+
+    def replayed(step, device):
+        made = machine.Replayed(step, torch.device("cuda"))
+        kinds.append(made)
+        return made
+
+    def record(step, x):
+        play = recorded_on_tape(step, x)
+        return lambda x: played.append(len(x)) or play(x)
+
+    plain = draw()
+    monkeypatch.setattr(machine, "record", record)
+    monkeypatch.setattr("model.Replayed", replayed)
+    monkeypatch.setattr("model.positions_at_once", lambda device: 8)
+    again = draw()
+    assert torch.equal(again.tokens_BT, plain.tokens_BT)
+    assert torch.equal(again.mask_BR, plain.mask_BR)
+    torch.testing.assert_close(again.logprobs_BR, plain.logprobs_BR, rtol=1e-5, atol=1e-5)
+    if eos is None:  # 35 steps after positions 9 to 43: five kinds, the first step of each plain
+        assert len(played) == 35 - 5 and set(played) == {16} and len(kinds) == 1
+    else:
+        assert len(set(played)) > 1  # rows have left on the way
+
+
+def test_where_a_step_cannot_be_recorded_it_runs_as_written(monkeypatch, capsys):
+    def refuse(step, x):
+        raise RuntimeError("operation not permitted when stream is capturing")
+    monkeypatch.setattr(machine, "record", refuse)
+    step = machine.Replayed(lambda x: 2 * x, torch.device("cuda"))
+    results = [step(torch.tensor(float(i)), "kind").item() for i in range(4)]
+    assert results == [0.0, 2.0, 4.0, 6.0]
+    assert capsys.readouterr().out.count("no CUDA graph") == 1
+
+
+def test_another_kind_of_step_is_recorded_anew(monkeypatch):
+    recorded = []
+    monkeypatch.setattr(machine, "record", lambda step, x: recorded.append(len(x)) or step)
+    step = machine.Replayed(lambda x: x + 1, torch.device("cuda"))
+    for n in (3, 3, 3, 2, 2, 2, 3):
+        assert step(torch.zeros(n), n).tolist() == [1.0] * n
+    assert recorded == [3, 2]
+    assert machine.Replayed(len, torch.device("cpu"))([0, 0], "kind") == 2 and recorded == [3, 2]
 
 
 def test_what_generate_returns_can_take_part_in_training():
