@@ -210,8 +210,18 @@ def not_finite(contents, name=""):
                               for key, part in parts)), None)
 
 
+def on_cpu(contents):
+    """The same nested dicts, lists and tuples with all tensors in host memory."""
+    if isinstance(contents, dict):
+        return {key: on_cpu(part) for key, part in contents.items()}
+    if isinstance(contents, (list, tuple)):
+        return type(contents)(map(on_cpu, contents))
+    return contents.cpu() if isinstance(contents, torch.Tensor) else contents
+
+
 def save_checkpoint(path, **contents):
-    """Write `path` whole or not at all: aside, flushed to the disk, then renamed. Raises
+    """Write `path` whole or not at all: aside, flushed to the disk, then renamed. Tensors are
+    written from host memory, so that a file made on a GPU opens where there is none. Raises
     FloatingPointError, and writes nothing, where a tensor holds something not finite."""
     path = Path(path)
     if name := not_finite(contents):
@@ -220,7 +230,7 @@ def save_checkpoint(path, **contents):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
-            torch.save(contents, file)
+            torch.save(on_cpu(contents), file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
@@ -231,8 +241,9 @@ def save_checkpoint(path, **contents):
         aside.unlink(missing_ok=True)
 
 
-def read_checkpoint(path, device="cpu"):
-    """What `save_checkpoint` wrote. Raises InputError for a missing, truncated or altered file."""
+def read_checkpoint(path):
+    """What `save_checkpoint` wrote, in host memory. Raises InputError for a missing, truncated or
+    altered file."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
@@ -243,7 +254,7 @@ def read_checkpoint(path, device="cpu"):
             damaged = archive.testzip()
         if damaged:
             raise ValueError(f"its entry {damaged} is damaged")
-        contents = torch.load(path, map_location=device, weights_only=True)
+        contents = torch.load(path, map_location="cpu", weights_only=True)
         _check_about(contents)
         return contents
     except Exception as error:  # a damaged file can fail anywhere in the zip or pickle reader
@@ -265,12 +276,12 @@ def _check_about(contents):
     GPTConfig(**contents["model_config"])
 
 
-def load_checkpoint(path, stages, tokenizer=None, device="cpu"):
+def load_checkpoint(path, stages, tokenizer=None):
     """A checkpoint of one of `stages`, made with `tokenizer` where one is given.
 
     Raises InputError where the file is not whole, or belongs to another stage or tokenizer.
     """
-    contents = read_checkpoint(path, device)
+    contents = read_checkpoint(path)
     if contents["stage"] not in stages:
         raise InputError(f"{path}: a checkpoint of stage {contents['stage']!r}; expected "
                          f"{' or '.join(repr(s) for s in stages)}")

@@ -56,6 +56,10 @@ EDITS = [
          "a new token does not see itself", "generate"),
     Edit("model.py", "+ lens_B.repeat_interleave(H)", "+ 0 * lens_B.repeat_interleave(H)",
          "the cache writes in the wrong place", "generate"),
+    Edit("model.py", "torch.arange(T, device=mask_BR.device)", "torch.arange(T)",
+         "a mask on the CPU whatever the device", "other_device::ends_with"),
+    Edit("common.py", "torch.save(on_cpu(contents), file)", "torch.save(contents, file)",
+         "a GPU's checkpoint opens only where there is one", "other_device::ends_with"),
     Edit("model.py", "        self.lens_B += 1", "        self.lens_B = self.lens_B + 1",
          "a recorded step goes on with old positions", "fast_paths::played"),
     Edit("model.py", "(len(rows_b), cache.shown))", "len(rows_b))",
@@ -309,8 +313,8 @@ EDITS = [
          "steps"),
     Edit("common.py", "damaged = archive.testzip()", "damaged = None", "no CRC checked",
          "fuzz::single_bit", "bad files"),
-    Edit("common.py", "contents = torch.load(path, map_location=device, weights_only=True)",
-         "contents = torch.load(path, map_location=device, weights_only=False)",
+    Edit("common.py", "map_location=\"cpu\", weights_only=True)\n        _check_about",
+         "map_location=\"cpu\", weights_only=False)\n        _check_about",
          "code in a checkpoint runs", "fuzz", "bad files"),
     Edit("common.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB",
          "two runs at a time", "nothing_is_lost::second_stage", "places"),
@@ -503,7 +507,7 @@ def verdict(root, edit, log):
 def copy_of_project(folder):
     root = pathlib.Path(folder, "project")
     shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(
-        ".git", ".venv", "runs", "downloads", "__pycache__", ".pytest_cache", ".hypothesis"))
+        ".git", ".venv*", "runs", "downloads", "__pycache__", ".pytest_cache", ".hypothesis"))
     return root
 
 
