@@ -30,7 +30,6 @@ from data.runs import NAMES
 from evaluate import bootstrap, judge_pairs, ratio, read_json_lines, read_units
 
 GROUPS = ("training", "held-out")  # of simulated labelers
-KEPT = range(4, 41, 4)  # iterations whose policy data/study.sh keeps
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -239,21 +238,22 @@ class Study:
     def sweeps(self):
         """{title: {label: {measure: triple}}} of what was varied, by the seeds that have it."""
         small, own = self.smallest, self.config.own
-        no_kl = small(f"no_kl-{KEPT[-1]}")
+        no_kl = {n: small(f"no_kl-{n}") for n in self.kept()}
+        last = no_kl[max(no_kl)] if no_kl else small("no_kl")
         coefs = {label: small(f"ptx_{label}") for label in ("0.1", "0.3", "3", "10", "30")}
         betas = {label: small(f"kl_{label}") for label in ("0.02", "0.05", "0.3", "1", "3")}
         wanted = {
             f"Figure 33: the pretraining coefficient ({self.sizes[0]})":
                 {"0 (PPO)": small("ppo"), "1 (PPO-ptx)": small("ppo_ptx")} | coefs,
             f"Figure 34: the KL coefficient, no pretraining gradient ({self.sizes[0]})":
-                {"0": no_kl, "0.12 (PPO)": small("ppo")} | betas,  # as run.sh has it
+                {"0": last, "0.12 (PPO)": small("ppo")} | betas,  # as run.sh has it
             f"Without a KL penalty, by iterations ({self.sizes[0]})":
-                {str(n): small(f"no_kl-{n}") for n in KEPT},
+                {str(n): model for n, model in no_kl.items()},
             f"Best of n ({self.sizes[0]})":
                 {str(n): small(f"best_of_{n}") for n in BEST_OF},
             f"Ablations ({self.sizes[0]})":
                 {"PPO-ptx": small("ppo_ptx"), "no pretraining gradient (PPO)": small("ppo"),
-                 "no KL penalty": no_kl, "PPO straight from GPT": small("from_base")},
+                 "no KL penalty": last, "PPO straight from GPT": small("from_base")},
             f"A second round of comparisons ({own})":
                 {"PPO-ptx": "ppo_ptx", "second round": "again"}}
         found = {}
@@ -264,6 +264,12 @@ class Study:
                                          models.items() if label in rows):
                 found[title] = dict(sorted(rows.items(), key=_by_number))
         return found | self.epochs()
+
+    def kept(self):
+        """The iterations without KL whose policies were kept and have answered."""
+        found = {path.stem for r in self.runs
+                 for path in r.path(self.smallest("no_kl")).parent.glob("no_kl-*.jsonl")}
+        return sorted(int(name.removeprefix("no_kl-")) for name in found)
 
     def swept(self, model):
         """What a sweep shows of a model; the win rate is against SFT of its size."""
@@ -320,9 +326,11 @@ class Claims:
     def __init__(self, study):
         self.study, self.found = study, []
 
-    def add(self, section, text, paper, triple, line=0.0, unit=""):
+    def add(self, section, text, paper, triple, line=0.0, unit="", units=None):
+        """`units`, where they are few: over one alone the interval has no width."""
         self.found.append({"section": section, "claim": text, "paper": paper, "measured": triple,
-                           "line": line, "unit": unit, "verdict": verdict(triple, line)})
+                           "line": line, "unit": unit,
+                           "verdict": "not decided" if units == 1 else verdict(triple, line)})
 
     def prefer(self, text, paper, one, other, group="training"):
         """`one` wins more than half of the time."""
@@ -452,20 +460,20 @@ def epochs_of_sft(s, claims):
         if sft:
             claims.add("C.1", text, "over-fits after 1 epoch" if name == "valid_loss" else "rises",
                        bootstrap(*([rows[-1][name] - rows[0][name]] for rows in sft)),
-                       unit="over seeds")
+                       unit="over seeds", units=len(sft))
 
 
 def over_optimised(s, claims):
     """Without KL the reward goes on rising while the win rate falls from its peak. The peak is
     found on the prompts of even number and measured on the others, so that it is no lucky one."""
-    kept = [s.smallest(f"no_kl-{n}") for n in KEPT]
-    runs = [r for r in s.runs if all(map(r.has, kept))]
+    kept = [s.smallest(f"no_kl-{n}") for n in s.kept()]
+    runs = [r for r in s.runs if kept and all(map(r.has, kept))]
     if not runs:
         return
     wins = [np.stack([r.wins(m, s.smallest("sft")) for m in kept], 1) for r in runs]
     rewards = [np.stack([r.observe(m)["reward"] for m in kept], 1) for r in runs]
     peak = int(np.mean([w[::2].mean(0) for w in wins], 0).argmax())
-    where = f"(iteration {KEPT[peak]} of {KEPT[-1]})"
+    where = f"(iteration {s.kept()[peak]} of {s.kept()[-1]})"
     claims.add("C.4", f"without KL the win rate against SFT ends below its peak {where}", "–",
                bootstrap(*([w[1::2, peak] - w[1::2, -1] for w in wins])), unit="share")
     claims.add("C.4", "while the reward-model score ends above its own there", "–",

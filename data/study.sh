@@ -21,7 +21,12 @@ study() {
             for part in mini-s mini; do echo "$seed $part"; done
         done
     } | study_jobs
-    for part in ptx kl no_kl reward again sft16; do echo "$first $part"; done | study_jobs
+    {
+        for part in reward again; do echo "$first $part"; done
+        for seed in $SEEDS; do
+            for part in ptx kl no_kl sft16; do echo "$seed $part"; done
+        done
+    } | study_jobs
     # shellcheck disable=SC2086
     "$PYTHON" -m data.study --runs "${runs[@]}" --sizes $SIZES --out runs/study
 }
@@ -36,7 +41,7 @@ study_jobs() { # "seed part" lines on standard input, JOBS at a time
 }
 
 study_part() { # what `./run.sh --seed N --part PART` makes
-    local coef group others
+    local coef group others model
     case $1 in
         mini) academic ;;
         mini-s) size_part mini-s 2.5e-3 1.5e-3 4e-4 ;;
@@ -56,7 +61,10 @@ study_part() { # what `./run.sh --seed N --part PART` makes
         no_kl) # over-optimisation, against best of n; and PPO without demonstrations
             at mini-s 4e-4
             ppo no_kl --ptx_coef 0 --kl_coef 0 --keep_every 4
-            for coef in 4 8 12 16 20 24 28 32 36 40; do answers "no_kl-$coef" "no_kl-$coef"; done
+            for model in "$HERE"/no_kl-*.pt; do
+                model=$(basename "$model" .pt)
+                answers "$model" "$model"
+            done
             step "$HERE/answers/best_of_64.jsonl" "$HERE/start.pt $RUN/reward.pt" evaluate.py \
                 best_of --checkpoint "$HERE/start.pt" --out "$HERE/answers" \
                 --reward "$RUN/reward.pt" --prompts "$DATA/prompts.test.jsonl" --seed "$SEED" \
@@ -85,7 +93,7 @@ study_part() { # what `./run.sh --seed N --part PART` makes
         again) # steps 2 and 3 once more: comparisons of the PPO-ptx policy's answers as well
             complete "$RUN/ppo_ptx.pt" train "$RUN/completions.again.jsonl"
             rank "$RUN/completions.again.jsonl" training "$DATA/comparisons.again.jsonl"
-            [ "$DATA/comparisons.both.jsonl" -nt "$DATA/comparisons.again.jsonl" ] ||
+            [ ! "$DATA/comparisons.again.jsonl" -nt "$DATA/comparisons.both.jsonl" ] ||
                 cat "$DATA"/comparisons.{train,again}.jsonl >"$DATA/comparisons.both.jsonl"
             reward "$RUN/start.pt" "$RUN/reward-again.pt" "$DATA/comparisons.both.jsonl"
             ppo_ptx again --reward "$RUN/reward-again.pt"

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -411,6 +412,22 @@ def test_verdicts():
     assert study.verdict([0.6, 0.51, 0.7], 0.5) == "reproduced"
     assert study.verdict([0.4, 0.3, 0.49], 0.5) == "not reproduced"
     assert study.verdict([0.55, 0.45, 0.6], 0.5) == "not decided"
+
+
+@pytest.mark.parametrize("seeds, verdict", [(1, "not decided"), (3, "reproduced")])
+def test_one_seed_decides_nothing_where_seeds_are_the_units(tmp_path, seeds, verdict):
+    for seed in range(seeds):
+        (tmp_path / f"{seed}").mkdir()
+        (tmp_path / f"{seed}" / "sft16.jsonl").write_text("".join(
+            json.dumps({"step": n, "valid_loss": 1 + n + seed, "valid_reward": n}) + "\n"
+            for n in range(16)))
+    whole = study.Study(study.StudyConfig(runs=(), out=""))
+    whole.runs = [SimpleNamespace(metrics=lambda stage, seed=seed: study.read_json_lines(
+        tmp_path / f"{seed}" / f"{stage}.jsonl")) for seed in range(seeds)]
+    claims = study.Claims(whole)
+    study.epochs_of_sft(whole, claims)
+    assert [c["measured"] for c in claims.found] == [[15.0] * 3] * 2
+    assert [c["verdict"] for c in claims.found] == [verdict] * 2
 
 
 def test_claims_look_the_right_way(answered):

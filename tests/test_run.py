@@ -16,12 +16,12 @@ from conftest import ROOT
 STAND_IN = """#!/usr/bin/env bash
 [ "$1" != -c ] || exit 0
 echo "$*" >>"$LOG"
+[[ " $* " != *" --keep_every "* ]] || kept=yes
 while [ $# -gt 0 ]; do
-    [ "$1" != --keep_every ] || kept=yes
     if [ "$1" = --out ]; then
         case "$2" in
             *.pt | *.jsonl) mkdir -p "$(dirname "$2")"; touch "$2"
-                            for n in 4 8 12 16 20 24 28 32 36 40; do touch "${2%.pt}-$n.pt"; done ;;
+                            [ -z "$kept" ] || touch "${2%.pt}"-{4,40}.pt ;;
             *) mkdir -p "$2"; touch "$2"/{text.txt,filters.json,best_of_64.jsonl} ;;
         esac
     fi
@@ -105,9 +105,11 @@ def test_a_study_makes_every_seed_size_and_sweep_and_then_nothing_twice(script):
         for size in ("", "mini-s/", "mini-l/"):
             for model in ("base", "prompted", "academic", "sft", "ppo", "ppo_ptx"):
                 assert f"runs/world-{seed}/{size}answers/{model}.jsonl" in made
-    for name in ("ptx_30", "kl_3", "no_kl-40", "from_base"):
-        assert f"runs/world-1/mini-s/answers/{name}.jsonl" in made
-        assert f"runs/world-2/mini-s/answers/{name}.jsonl" not in made  # sweeps: the first seed
+        for name in ("ptx_30", "kl_3", "no_kl-4", "no_kl-40", "from_base"):
+            assert f"runs/world-{seed}/mini-s/answers/{name}.jsonl" in made
+        assert f"runs/world-{seed}/sft16.pt" in made
+    assert "runs/world-1/reward-pairs.pt" in made and "runs/world-1/answers/again.jsonl" in made
+    assert "runs/world-2/reward-pairs.pt" not in made  # the longest: the first seed
     assert made[-1] == "runs/study" and "--sizes mini-s mini mini-l" in commands[-1]
     models = [name for name in made if name.endswith((".pt", ".jsonl"))]
     assert len(models) == len(set(models))
