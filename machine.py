@@ -191,10 +191,17 @@ def step_in_backward(model, optimizer, rate, on):
             hook.remove()
 
 
+COMPILE_FROM = 10**7  # parameters: less trains sooner than the compiler is done
+
+
 def compile_decoder(model, mode):
-    """torch.compile the decoder's training pass where `mode` is on, or auto on a GPU; sampling
-    with the cache stays as it is. Without a C compiler it says so and runs as written."""
-    if mode == "off" or mode == "auto" and model.decoder.wte.weight.device.type == "cpu":
+    """torch.compile the decoder's training pass where `mode` is on, or auto for a model of some
+    size on a GPU; sampling with the cache stays as it is. Without a C compiler it says so and runs
+    as written."""
+    if mode == "auto":
+        gpu = model.decoder.wte.weight.device.type != "cpu"
+        mode = "on" if gpu and sum(p.numel() for p in model.parameters()) >= COMPILE_FROM else "off"
+    if mode == "off":
         return
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "c++", "cl"))):
         print("torch.compile needs a C++ compiler and finds none: running uncompiled", flush=True)

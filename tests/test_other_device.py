@@ -12,6 +12,7 @@ from test_stages import PROGRAM, SETTINGS, files, make  # noqa: F401 (a fixture)
 
 import common
 import evaluate
+import machine
 import ppo
 import reward
 import sft
@@ -41,9 +42,9 @@ def close(one, other):
 
 @pytest.mark.parametrize("stage", SETTINGS)
 def test_a_stage_ends_with_the_cpus_weights(files, tmp_path, elsewhere, stage):  # noqa: F811
-    here = make(stage, files, tmp_path / "here.pt", compile="off")
+    here = make(stage, files, tmp_path / "here.pt")
     with elsewhere():
-        there = make(stage, files, tmp_path / "there.pt", compile="off")
+        there = make(stage, files, tmp_path / "there.pt")
     assert waits  # it has been there
     close(here, there)
 
@@ -51,7 +52,7 @@ def test_a_stage_ends_with_the_cpus_weights(files, tmp_path, elsewhere, stage): 
 @pytest.mark.parametrize("stage", ["sft", "ppo"])
 def test_a_run_goes_on_on_another_device(files, tmp_path, elsewhere, monkeypatch,  # noqa: F811
                                          stage):
-    whole = make(stage, files, tmp_path / "whole.pt", compile="off")
+    whole = make(stage, files, tmp_path / "whole.pt")
 
     def stops(self, step, *rest, after_step=common.Stage.after_step):
         after_step(self, step, *rest)
@@ -62,9 +63,9 @@ def test_a_run_goes_on_on_another_device(files, tmp_path, elsewhere, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(common.Stage, "after_step", stops)
         with pytest.raises(KeyboardInterrupt):
-            make(stage, files, tmp_path / "cut.pt", compile="off")
+            make(stage, files, tmp_path / "cut.pt")
     with elsewhere():
-        close(whole, make(stage, files, tmp_path / "cut.pt", compile="off"))
+        close(whole, make(stage, files, tmp_path / "cut.pt"))
 
 
 @pytest.mark.parametrize("eos", [None, 5])
@@ -91,6 +92,17 @@ def test_sampling_waits_for_the_device_once_in_eight_steps():
             generate(randomize(GPT(shape)).to(DEVICE), [[1, 2]] * 4, new_tokens, eos=99)
             return sum(waits.values())
     assert count(32) - count(16) == 2
+
+
+@pytest.mark.parametrize("mode, width, compiled", [
+    ("auto", 16, False), ("auto", 1600, True), ("on", 16, True), ("off", 1600, False)])
+def test_large_models_are_compiled_on_a_gpu(monkeypatch, mode, width, compiled):
+    done = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **more: done.append(module))
+    with torch.device("meta"):
+        model = GPT(GPTConfig(vocab_size=11, n_ctx=8, n_layer=1, n_head=1, d_model=width))
+    machine.compile_decoder(model, mode)
+    assert done == [model.decoder] * compiled
 
 
 def units(path):
