@@ -81,7 +81,7 @@ class PPOConfig:
     seed: int = setting(0, "order of prompts and minibatches, pretraining text, samples")
     save_every: int = setting(20, "iterations between checkpoints to resume from")
     keep_every: int = setting(0, "iterations between averaged policies that are kept; 0 = none")
-    compile: str = setting("auto", "torch.compile the training passes: auto (large, on a GPU), on, off")
+    compile: str = setting("auto", "torch.compile training: auto (large models on a GPU), on, off")
     device: str = setting("auto", "auto, cpu or cuda")
 
     def __post_init__(self):

@@ -49,7 +49,7 @@ class RewardConfig:
     bias_demonstrations: int = setting(1000, "how many demonstrations the bias averages; open")
     seed: int = setting(0, "order of the comparisons and the new head's weights")
     save_every: int = setting(50, "steps between checkpoints to resume from")
-    compile: str = setting("auto", "torch.compile the training passes: auto (large, on a GPU), on, off")
+    compile: str = setting("auto", "torch.compile training: auto (large models on a GPU), on, off")
     device: str = setting("auto", "auto, cpu or cuda")
 
 

@@ -61,7 +61,7 @@ class SFTConfig:
     seed: int = setting(0, "first weights, order of the data, dropout")
     log_every: int = setting(10, "steps between printed lines")
     save_every: int = setting(200, "steps between checkpoints to resume from")
-    compile: str = setting("auto", "torch.compile the training passes: auto (large, on a GPU), on, off")
+    compile: str = setting("auto", "torch.compile training: auto (large models on a GPU), on, off")
     device: str = setting("auto", "auto, cpu or cuda")
 
     def __post_init__(self):
