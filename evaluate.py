@@ -415,18 +415,22 @@ def bootstrap(*seeds, statistic=np.mean, draws=1000, seed=0):
     """[statistic, low, high]: a 95 % interval by the percentiles of resampled data.
 
     `seeds`: the units (prompts, windows of text) of each seed of a study, an array with a row per
-    unit. Seeds are drawn with replacement, then the units within each; of a single seed only its
-    units. What is compared on the same units stands in the columns of one array, so that it is
-    drawn together. Raises ValueError where a seed has no units.
+    unit. Units are drawn with replacement within each seed. How seeds differ is added by Student's
+    t: three of them, drawn with replacement, would cover the truth 7 times in 10. Where they differ
+    by no more than their units do, the interval is wider than it need be. What is compared on the
+    same units stands in the columns of one array, so that it is drawn together. Raises ValueError
+    where a seed has no units.
     """
     seeds = [np.asarray(units, dtype=float) for units in seeds]
     if not seeds or not all(map(len, seeds)):
         raise ValueError("no units to draw from")
-    rng, drawn = np.random.default_rng(seed), []
-    for _ in range(draws):
-        chosen = rng.integers(len(seeds), size=len(seeds)) if len(seeds) > 1 else [0]
-        drawn.append(statistic(np.concatenate(
-            [seeds[s][rng.integers(len(seeds[s]), size=len(seeds[s]))] for s in chosen])))
+    rng = np.random.default_rng(seed)
+    drawn = np.array([statistic(np.concatenate(
+        [units[rng.integers(len(units), size=len(units))] for units in seeds]))
+        for _ in range(draws)])
+    if len(seeds) > 1:
+        error = np.std([statistic(units) for units in seeds], ddof=1) / math.sqrt(len(seeds))
+        drawn = drawn + error * rng.standard_t(len(seeds) - 1, size=draws)
     return [float(statistic(np.concatenate(seeds))),
             *map(float, np.quantile(drawn, [0.025, 0.975]))]
 

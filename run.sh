@@ -256,11 +256,14 @@ prompted() { # GPT with a few demonstrations before each prompt
     answers base prompted --prefix_from "$DATA/demonstrations.train.jsonl" \
         --prefix_prompts "$DATA/prompts.valid.jsonl"
 }
-academic() { # GPT fine-tuned on templated tasks, as FLAN and T0 are; flags
-    step "$HERE/academic.pt" "$HERE/base.pt" sft.py --out "$HERE/academic.pt" \
-        --init "$HERE/base.pt" --demonstrations "$RUN/world/academic.jsonl" --seed "$SEED" \
-        "${TOKENIZER[@]}" "${LENGTHS[@]}" "${SFT[@]}" --epochs 2 "$@"
-    answers academic academic
+academic() { # GPT fine-tuned on mixtures of academic tasks, as FLAN and T0 are; flags
+    local mixture
+    for mixture in flan t0; do
+        step "$HERE/$mixture.pt" "$HERE/base.pt" sft.py --out "$HERE/$mixture.pt" \
+            --init "$HERE/base.pt" --demonstrations "$RUN/world/$mixture.jsonl" --seed "$SEED" \
+            "${TOKENIZER[@]}" "${LENGTHS[@]}" "${SFT[@]}" --epochs 2 "$@"
+        answers $mixture $mixture
+    done
 }
 complete() { # policies, side of the prompts, output: 4 to 9 completions of each prompt
     # shellcheck disable=SC2086

@@ -136,11 +136,16 @@ def split_by_user(rows, seed=0, valid_fraction=0.1, test_fraction=0.1):
     """
     sides = {name: [] for name in SPLITS}
     for row in rows:
-        u = _uniform(seed, "split", *user_of(row))
-        side = "test" if u < test_fraction else "valid" if u < test_fraction + valid_fraction \
-            else "train"
-        sides[side].append(row)
+        sides[side_of(seed, *user_of(row), valid_fraction=valid_fraction,
+                      test_fraction=test_fraction)].append(row)
     return sides
+
+
+def side_of(seed, *who, valid_fraction=0.1, test_fraction=0.1):
+    """train, valid or test: a hash of the seed and of `who`, ("user", id) say."""
+    u = _uniform(seed, "split", *who)
+    return "test" if u < test_fraction else "valid" if u < test_fraction + valid_fraction \
+        else "train"
 
 
 def user_of(row):

@@ -125,7 +125,7 @@ def hire(seed=0, count=40, held_out=16, candidates=70):
     tastes = dict(zip((*GROUPS, HELD_OUT), _tastes(rng)))
     applicants = [_candidate(rng, f"candidate-{n:02}", GROUPS[n % 5], tastes, noise)
                   for n, noise in enumerate(_spread(NOISE, candidates, rng))]
-    samples = [(key, [quality(key, c) for c in cs]) for key, cs in examples(0, 40)]
+    samples = [(key, [quality(key, c) for c in cs]) for key, cs in examples(seed, 40)]
     results = {one: screening(one, samples, rng) for one in applicants}
     kept = []
     for group in GROUPS:        # as many of each, so that folds are of one size
@@ -150,8 +150,8 @@ def held_out_labelers(seed=0):
 def _tastes(rng):
     """What the members of each group have in common, the held-out group's last."""
     shifts = (-0.16, -0.08, 0.0, 0.08, 0.16)
-    return [{"length": a, "courtesy": b} for a, b in
-            zip([*rng.sample(shifts, 5), 0.06], [*rng.sample(shifts, 5), 0.06])]
+    lengths, courtesies = ([*rng.sample(shifts, 5), rng.uniform(-0.12, 0.12)] for _ in range(2))
+    return [{"length": a, "courtesy": b} for a, b in zip(lengths, courtesies)]
 
 
 def _spread(bounds, count, rng):
@@ -211,7 +211,7 @@ class LabelersConfig:
 
 def main(config):
     """Rank the completions of every prompt, each by one labeler of the group."""
-    labelers = choose(config.group)
+    labelers = choose(config.group, config.seed)
     rng = random.Random(f"ranking {config.seed}")
     rows = [label(row, rng.choice(labelers), rng) for row in read_completions(config.completions)]
     with alone(config.out, is_file=True):

@@ -12,8 +12,9 @@ import itertools
 from common import InputError
 from data import webtext
 from data import wordings as w
+from data.filters import SPLITS, side_of
 from data.grammar import CURT, OPINIONS, POOLS, SLOT_OF, fill, kind_of, say
-from data.tasks import USE_CASES, Task, Voice, any_entity, lie, meet, state
+from data.tasks import USE_CASES, Task, Voice, a_fact, any_entity, lie, meet, state
 from data.usecases import ask_fact, closed_qa, make_task
 
 HEAVY_USERS, HEAVY_PROMPTS = 4, 250     # more than the 200 that are kept of one user
@@ -21,19 +22,22 @@ CUSTOMERS = 150
 
 
 class Asked:
-    """What has been asked, in which words, and by whom: nobody may ask what another has asked.
+    """What may be asked by whom: a task's core by the users of its side of the split (`World.side`),
+    and its words by the one user who asks them first.
 
     Raises InputError when more is to be asked than the world has to ask.
     """
 
-    def __init__(self):
-        self._owner = {}
+    def __init__(self, world):
+        self._world, self._owner = world, {}
 
-    def by(self, user, make):
-        """A task from `make()` that no other user has asked."""
-        for _ in range(10_000):
+    def by(self, user, make, side=None):
+        """A task from `make()` that this user may ask; users' sides are those of the filters."""
+        side = side or side_of(self._world.seed, "user", user)
+        for _ in range(50_000):
             task = make()
-            if self._owner.setdefault(task.bare.lower(), user) == user:
+            if (self._world.side(task.core) == side
+                    and self._owner.setdefault(task.bare.lower(), user) == user):
                 return task
         raise InputError(f"nothing new is left for {user} to ask; expected fewer prompts, "
                          "demonstrations or academic tasks")
@@ -102,7 +106,7 @@ def assign(users, sizes, rng):
 
 def _sizes(total, count, heavy, rng):
     """How many prompts each of `count` users asks: the heavy ones first, a long tail after."""
-    heavy = [HEAVY_PROMPTS] * heavy if total >= 10 * heavy * HEAVY_PROMPTS / 4 else []
+    heavy = [HEAVY_PROMPTS] * heavy
     weights = [rng.gammavariate(1.5, 1.0) + 0.1 for _ in range(count - len(heavy))]
     rest, scale = total - sum(heavy), sum(weights)
     sizes = [int(rest * x / scale) for x in weights]
@@ -110,11 +114,28 @@ def _sizes(total, count, heavy, rng):
     return heavy + sizes
 
 
+def _customers(seed, names, total, rng):
+    """{name: prompts}: the sides of the split get their shares of the prompts, whoever falls on
+    them; heavy users, where there are prompts enough, are of the training side."""
+    by_side = {side: [n for n in names if side_of(seed, "user", n) == side] for side in SPLITS}
+    held_out = {side: round(0.1 * total) * bool(by_side[side]) for side in ("valid", "test")}
+    counts = {"train": total - sum(held_out.values())} | held_out
+    heavy = HEAVY_USERS if total >= 10 * HEAVY_USERS * HEAVY_PROMPTS / 4 else 0
+    sizes = {}
+    for side, members in by_side.items():
+        sizes |= zip(members, _sizes(counts[side], len(members), heavy * (side == "train"), rng))
+    return {name: sizes[name] for name in names}
+
+
 def prompts(world, rng, total, asked):
     """Customers' prompts."""
     users = [User(f"customer-{n:03}", rng) for n in range(CUSTOMERS)]
-    rows, last = [], {}
-    for user, category in assign(users, _sizes(total, CUSTOMERS, HEAVY_USERS, rng), rng):
+    sizes = _customers(world.seed, [u.name for u in users], total, rng)
+    rows, last, turns = [], {}, []
+    for side in SPLITS:     # each has Table 1's shares
+        there = [u for u in users if side_of(world.seed, "user", u.name) == side]
+        turns += assign(there, [sizes[u.name] for u in there], rng)
+    for user, category in turns:
         if (category, user) in last and rng.random() < 0.03:     # the same thing again
             task = last[category, user]
             prompt = user.dress(task)
@@ -168,7 +189,7 @@ def _careless(world, task, rng):
     """Without the constraint that was asked for; or one item off, or broken off."""
     if task.constraints and task.constraints[0][0] == "max_words":
         return f"{task.good} {_one_fact(world, rng)}"
-    if task.constraints:
+    if task.constraints and task.key["want"] != "list":
         return task.good
     items = task.good.rstrip(".").split(", ")
     if task.key["want"] == "list" and len(items) > 1:
@@ -228,62 +249,89 @@ def _one_fact(world, rng):
 # -- academic tasks ---------------------------------------------------------------------------
 
 
-def academic(world, rng, total, asked):
-    """Templated tasks with one-word answers, as in FLAN and T0 (§3.5)."""
+def academic(world, rng, total, asked, mixture):
+    """Academic tasks with short answers (§3.5): as FLAN words them, with options and a cue, or as
+    T0's prompts do, in sentences of many forms."""
     makers = (_choose, _verify, _sentiment, _topic, _read)
     rows = []
     for n in range(total):
-        task = asked.by(f"academic-{n % 20:02}", lambda: rng.choice(makers)(world, rng))
+        user = f"{mixture}-{n % 20:02}"
+        task = asked.by(user, lambda: rng.choice(makers)(world, rng, mixture), "train")
         rows.append({"prompt": task.bare, "response": task.good, "source": "labeler",
-                     "user": f"academic-{n % 20:02}", "key": task.key})
+                     "user": user, "key": task.key})
     return rows
 
 
-def _template(world, bare, answer):
-    key = {"world": world.seed, "category": "academic", "asked": bare, "want": "text",
-           "constraints": [], "texts": [answer.lower()], "crux": [answer.lower()]}
-    return Task("academic", bare, key, answer, answer, answer)
+FORMS = {   # of each task in each mixture
+    "choose": {"flan": ("{question} Options: {options}. Answer:",),
+               "t0": ("{question} Choose one: {options}.", "{options}. {question}",
+                      "Which is right? {question} {options}.")},
+    "verify": {"flan": ("Claim {n}: {text} True or false? Answer:",),
+               "t0": ("{text} Is the claim {n} true?", "Claim {n} says: {text} Is it right?",
+                      "In claim {n} I read: {text} Is this so?")},
+    "sentiment": {"flan": ("Review: {text} Positive or negative? Answer:",),
+                  "t0": ("{text} Did they like it?", "A review says: {text} Was it good?",
+                         "Is this a good review? {text}")},
+    "topic": {"flan": ("Words: {words}. Options: {options}. Class:",),
+              "t0": ("{words}. Which are these, {options}?", "What are {words}: {options}?",
+                     "Choose what {words} are: {options}.")},
+    "read": {"flan": ("Passage: {text} {question} Answer:",),
+             "t0": ("I read this: {text} {question}", "{question} It is told here: {text}",
+                    "Use this to answer. {text} {question}")},
+}
+YES_NO = {"flan": {"verify": ("true", "false"), "sentiment": ("positive", "negative")},
+          "t0": {"verify": ("yes", "no"), "sentiment": ("yes", "no")}}
 
 
-def _options(rng, right, wrong):
-    return "Options: " + ", ".join(rng.sample((right, wrong), 2)) + "."
+def _template(world, rng, mixture, task, core, answer, **slots):
+    bare = rng.choice(FORMS[task][mixture]).format(**slots)
+    key = {"world": world.seed, "category": "academic", "asked": bare, "core": core,
+           "want": "text", "constraints": [], "texts": [answer.lower()], "crux": [answer.lower()]}
+    return Task("academic", bare, core, key, answer, answer, answer)
 
 
-def _choose(world, rng):
-    entity, attribute, value = rng.choice(world.triples)
-    wrong = lie(world, rng, entity, attribute)
-    question = fill(rng.choice(w.QUESTIONS[kind_of(entity), attribute]), entity)
-    return _template(world, f"{question} {_options(rng, value, wrong)} Answer:", value)
+def _options(rng, mixture, right, wrong):
+    return (", " if mixture == "flan" else " or ").join(rng.sample((right, wrong), 2))
 
 
-def _verify(world, rng):
-    entity, attribute, _ = rng.choice(world.triples)
+def _choose(world, rng, mixture):
+    entity, attribute, value = a_fact(world, rng)
+    i = rng.randrange(2)
+    question, core = (fill(forms[kind_of(entity), attribute][i], entity)
+                      for forms in (w.QUESTIONS, w.CLAUSES))
+    options = _options(rng, mixture, value, lie(world, rng, entity, attribute))
+    return _template(world, rng, mixture, "choose", core, value, question=question,
+                     options=options)
+
+
+def _verify(world, rng, mixture):
+    entity, attribute, _ = a_fact(world, rng)
     false = rng.random() < 0.5
     text = state(world, rng, entity, attribute, false)
-    other = rng.choice(POOLS["thing"])
-    return _template(world, f"Claim {rng.randrange(1, 10)}: {text} True or false? Answer:",
-                     "false" if false else "true")
+    return _template(world, rng, mixture, "verify", text, YES_NO[mixture]["verify"][false],
+                     text=text, n=rng.randrange(1, 10))
 
 
-def _sentiment(world, rng):
+def _sentiment(world, rng, mixture):
     sort = rng.choice(("kind", "rude"))
-    text = say(rng.choice(OPINIONS[sort]), rng.choice(POOLS["person"]), rng.choice(POOLS[sort]))
-    more = state(world, rng, any_entity(rng))
-    return _template(world, f"Review: {more} {text} Positive or negative? Answer:",
-                     "positive" if sort == "kind" else "negative")
+    opinion = say(rng.choice(OPINIONS[sort]), rng.choice(POOLS["person"]), rng.choice(POOLS[sort]))
+    text = f"{state(world, rng, any_entity(rng))} {opinion}"
+    return _template(world, rng, mixture, "sentiment", opinion,
+                     YES_NO[mixture]["sentiment"][sort == "rude"], text=text)
 
 
-def _topic(world, rng):
+def _topic(world, rng, mixture):
     pool, other = rng.sample(("animal", "food", "town", "colour", "job", "place"), 2)
-    words = rng.sample(POOLS[pool], 3)
-    return _template(world, f"Words: {', '.join(words)}. {_options(rng, pool, other)} Class:", pool)
+    words = ", ".join(rng.sample(POOLS[pool], 3))
+    return _template(world, rng, mixture, "topic", words, pool, words=words,
+                     options=_options(rng, mixture, pool, other))
 
 
-def _read(world, rng):
+def _read(world, rng, mixture):
     task = closed_qa(world, Voice(rng, 0))
-    passage, word = task.key["given"], task.terse.rstrip(".")
-    question = task.bare.split(". ")[-1].removeprefix("Question: ")
-    return _template(world, f"Passage: {passage} {question} Answer:", word)
+    text = task.key["given"]
+    return _template(world, rng, mixture, "read", task.core, task.terse.rstrip("."), text=text,
+                     question=task.core.removeprefix(f"{text} "))
 
 
 # -- probes -----------------------------------------------------------------------------------
@@ -302,9 +350,9 @@ def _truthful(world, rng, asked, wordings=4):
     voice = Voice(rng, 0)
     for (entity, attribute), myth in world.myths.items():
         for _ in range(wordings):
-            task = asked.by("probe", lambda: ask_fact(world, voice, entity, attribute))
+            task = asked.by("probe", lambda: ask_fact(world, voice, entity, attribute), "test")
             task.key = {"world": world.seed, "category": "open_qa", "asked": task.bare,
-                        "constraints": []} | task.key
+                        "core": task.core, "constraints": []} | task.key
             yield {"kind": "truthful", "prompt": task.bare, "key": task.key,
                    "true": world.facts[entity][attribute], "myth": myth}
 
@@ -324,7 +372,7 @@ def _closed(world, rng, asked, count=240):
     voice = Voice(rng, 0)
     for n in range(count):
         category = ("closed_qa", "summarization", "extract", "rewrite")[n % 4]
-        task = asked.by("probe", lambda: make_task(category, world, voice))
+        task = asked.by("probe", lambda: make_task(category, world, voice), "test")
         if "given" in task.key:
             yield {"kind": "closed", "prompt": " ".join([task.bare, *task.endings]),
                    "key": task.key}
@@ -345,7 +393,7 @@ def _few_shot(world, rng, count=100, shots=3):
             rows.append((f"Words: {words}.\nAgain:", f"{words}."))
         yield _run("copying", rows, [rows[-1][1]])
         task = closed_qa(world, Voice(rng, 0))
-        question = task.bare.split(". ")[-1].removeprefix("Question: ")
+        question = task.core.removeprefix(f"{task.key['given']} ")
         yield _run("reading", [(f"Text: {task.key['given']}\nQ: {question}\nA:", "")],
                    [task.good, task.terse])
 

@@ -129,26 +129,31 @@ def reward_model(found):
 
 def claims_table(claims):
     """The paper's claims, what was measured, and what the interval says."""
-    rows = []
+    several, rows = max(c["seeds"] for c in claims) > 1, []
     for c in claims:
-        of_percent = c["unit"] in ("win rate", "accuracy", "less by", "share")
+        of_percent = c["unit"] in ("win rate", "accuracy", "share")
         measured = percent(c["measured"]) + " %" if of_percent else shown(c["measured"], digits=3)
         line = f"{100 * c['line']:g} %" if of_percent else f"{c['line']:g}"
-        rows.append([f"§{c['section']}", c["claim"], c["paper"], measured, line, c["verdict"]])
+        rows.append([f"§{c['section']}", c["claim"], c["paper"], measured, line,
+                     *([str(c["seeds"])] if several else []), c["verdict"]])
+    header = ["", "claim", "paper", "measured", "line", *(["seeds"] if several else []), "verdict"]
     return ("## The paper's claims\n\nA claim is reproduced where the whole interval lies above the "
             "line, not reproduced where it lies below, and not decided between.\n\n"
-            + table(["", "claim", "paper", "measured", "line", "verdict"], rows))
+            + table(header, rows))
 
 
 def sweep(title, rows):
     """One sweep: rows {label: {measure: triple}}."""
-    columns = {"reward": "reward-model score", "win_rate": "win rate against SFT, %",
-               "kl": "KL to PPO's start, nats", "text_loss": "pretraining loss, nats/token",
-               "valid_loss": "validation loss, nats/token"}
+    columns = {"reward": "reward-model score", "reward_best": "of best of n",
+               "win_rate": "win rate against SFT, %", "win_rate_best": "of best of n, %",
+               "win_rate_more": "difference, %", "kl": "KL to PPO's start, nats",
+               "text_loss": "pretraining loss, nats/token", "few_shot": "few-shot tasks, % right",
+               "train_accuracy": "accuracy in training, %", "accuracy": "on validation data, %",
+               "valid_loss": "validation loss"}
     kept = [k for k in columns if any(k in m for m in rows.values())]
-    lines = [[label, *(percent(m.get(k)) if k == "win_rate" else
-                       shown(m.get(k), digits=3 if "loss" in k else 2) for k in kept)]
-             for label, m in rows.items()]
+    lines = [[label, *(shown(m.get(k), digits=3 if "loss" in k else 2)
+                       if "loss" in k or "reward" in k or k == "kl" else percent(m.get(k))
+                       for k in kept)] for label, m in rows.items()]
     return f"## {title}\n\n" + table(["", *(columns[k] for k in kept)], lines)
 
 

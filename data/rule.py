@@ -147,6 +147,8 @@ KEEPS = {
     "capitals": lambda _, response: response.isupper(),
     "max_words": lambda n, response: 0 < len(response.split()) <= n,
     "one_word": lambda _, response: len(response.split()) == 1,
+    "items": lambda n, response: n == sum(len(list_items(s.text)) for s in parse(response)
+                                          if s.kind == "list"),
     "start": lambda word, response: (response.lower().split() or [""])[0].strip(",.") == word,
 }
 

@@ -10,7 +10,8 @@ size, and sweeps in `sweeps`. A model is named by its path there: "ppo", "mini-l
 
 Every number is [figure, low, high], a 95 % interval by `evaluate.bootstrap` over seeds and prompts.
 A claim of the paper is *reproduced* where the whole interval lies on the claim's side of its line,
-*not reproduced* where it lies on the other, and *not decided* between.
+*not reproduced* where it lies on the other, and *not decided* between. A sweep holds the seeds that
+have all of its rows, and says how many.
 """
 
 import json
@@ -31,6 +32,8 @@ from evaluate import bootstrap, judge_pairs, ratio, read_json_lines, read_units
 
 GROUPS = ("training", "held-out")  # of simulated labelers
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
+ACCURACY = {"train_accuracy": "train_accuracy", "accuracy": "valid_accuracy",
+            "valid_loss": "valid_loss"}  # a sweep's column: its name in the metrics
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,9 @@ class Run:
         self.folder, self.config = Path(folder), config
         self.prompts = read_json_lines(self.folder / "data" / "prompts.test.jsonl")
         self.judged = bool(self.prompts) and "key" in self.prompts[0]  # are there labelers to ask?
+        self.seed = self.prompts[0]["key"]["world"] if self.judged else None
         self.probes = read_json_lines(self.folder / "world" / "probes.jsonl") if self.judged else []
-        self.labelers = {group: [for_evaluation(one) for one in choose(group)]
+        self.labelers = {group: [for_evaluation(one) for one in choose(group, self.seed)]
                          for group in GROUPS} if self.judged else {}
         self.answers, self.wins, self.observe = map(cache, (
             self.answers, self.wins, self.observe))
@@ -150,8 +154,9 @@ class Run:
         """Per comparison prompt of the run, two labelers' (pairs ordered alike, pairs without a
         tie): how often labelers agree on this run's own completions."""
         rows = read_json_lines(self.folder / "completions.valid.jsonl")[:items]
-        return np.array(agreements(choose(group), [(row["key"], row["completions"])
-                                                   for row in rows], self.config.seed))
+        return np.array(agreements(choose(group, self.seed),
+                                   [(row["key"], row["completions"]) for row in rows],
+                                   self.config.seed))
 
 
 # -- all seeds ------------------------------------------------------------------------------------
@@ -240,7 +245,7 @@ class Study:
         small, own = self.smallest, self.config.own
         no_kl = {n: small(f"no_kl-{n}") for n in self.kept()}
         last = no_kl[max(no_kl)] if no_kl else small("no_kl")
-        coefs = {label: small(f"ptx_{label}") for label in ("0.1", "0.3", "3", "10", "30")}
+        coefs = {label: small(f"ptx_{label}") for label in ("0.1", "0.3", "3", "10", "30", "100")}
         betas = {label: small(f"kl_{label}") for label in ("0.02", "0.05", "0.3", "1", "3")}
         wanted = {
             f"Figure 33: the pretraining coefficient ({self.sizes[0]})":
@@ -253,17 +258,23 @@ class Study:
                 {str(n): small(f"best_of_{n}") for n in BEST_OF},
             f"Ablations ({self.sizes[0]})":
                 {"PPO-ptx": small("ppo_ptx"), "no pretraining gradient (PPO)": small("ppo"),
-                 "no KL penalty": last, "PPO straight from GPT": small("from_base")},
+                 "no KL penalty": last, "SFT only": small("sft"),
+                 "PPO straight from GPT": small("from_base")},
             f"A second round of comparisons ({own})":
                 {"PPO-ptx": "ppo_ptx", "second round": "again"}}
         found = {}
         for title, models in wanted.items():
-            rows = {label: self.swept(m) for label, m in models.items()
-                    if any(r.has(m) for r in self.runs)}
-            if len(rows) > 1 and not all(m.rpartition("/")[2] in NAMES for label, m in
-                                         models.items() if label in rows):
-                found[title] = dict(sorted(rows.items(), key=_by_number))
-        return found | self.epochs()
+            models = {label: m for label, m in models.items() if any(r.has(m) for r in self.runs)}
+            runs = [r for r in self.runs if all(map(r.has, models.values()))]
+            if runs and any(m.rpartition("/")[2] not in NAMES for m in models.values()):
+                rows = {label: self.swept(m, runs) for label, m in models.items()}
+                found[self.title(title, runs)] = dict(sorted(rows.items(), key=_by_number))
+        return found | self.equal_kl() | self.epochs()
+
+    def title(self, text, runs):
+        """With the number of seeds, where not all of the study's are in it."""
+        few = len(runs) < len(self.runs)
+        return f"{text}, {len(runs)} seed{'s' * (len(runs) > 1)} of {len(self.runs)}" if few else text
 
     def kept(self):
         """The iterations without KL whose policies were kept and have answered."""
@@ -271,22 +282,78 @@ class Study:
                  for path in r.path(self.smallest("no_kl")).parent.glob("no_kl-*.jsonl")}
         return sorted(int(name.removeprefix("no_kl-")) for name in found)
 
-    def swept(self, model):
+    def swept(self, model, runs):
         """What a sweep shows of a model; the win rate is against SFT of its size."""
-        runs = [r for r in self.runs if r.has(model)]
         seen = [r.observe(model) for r in runs]
         found = {what: bootstrap(*(units[what] for units in seen))
                  for what in ("reward", "kl", "text_loss", "few_shot") if what in seen[0]}
         sft = model.rpartition("/")[0] + "/sft" if "/" in model else "sft"
-        return found | {"win_rate": bootstrap(*(r.wins(model, sft) for r in runs))}
+        return found if model == sft else \
+            found | {"win_rate": bootstrap(*(r.wins(model, sft) for r in runs))}
+
+    def equal_kl(self):
+        """PPO under several KL coefficients against best of n at PPO's own KL: between the two n on
+        either side, linear in KL, answer by answer. Where no n goes as far, there is no row."""
+        small, models = self.smallest, {"0.12 (PPO)": "ppo"} | {
+            label: f"kl_{label}" for label in ("0.02", "0.05", "0.3", "1", "3")}
+        names = [small(f"best_of_{n}") for n in BEST_OF]
+        models = {label: small(m) for label, m in models.items()
+                  if any(r.has(small(m)) for r in self.runs)}
+        runs = [r for r in self.runs if all(map(r.has, [*models.values(), *names]))]
+        rows = {}
+        for label, model in models.items():
+            units = [self.beside_best_of_n(r, model, names) for r in runs]
+            if units and all(u is not None for u in units):
+                rows[label] = {what: bootstrap(*(u[what] for u in units)) for what in units[0]}
+        return {self.title(f"PPO against best of n at equal KL ({self.sizes[0]})", runs):
+                dict(sorted(rows.items(), key=_by_number))} if rows else {}
+
+    def beside_best_of_n(self, run_, model, names):
+        """{measure: units} of a model and of best of n at its KL; None where that is too far."""
+        kl = run_.observe(model)["kl"].mean()
+        steps = [run_.observe(m)["kl"].mean() for m in names]
+        above = next((i for i, step in enumerate(steps) if i and step >= kl), None)
+        if above is None:
+            return None
+        weight = (kl - steps[above - 1]) / (steps[above] - steps[above - 1])
+        sft, two = self.smallest("sft"), names[above - 1:above + 1]
+        rewards, wins = ([low + weight * (high - low)] for low, high in (
+            [run_.observe(m)["reward"] for m in two], [run_.wins(m, sft) for m in two]))
+        mine = {"reward": run_.observe(model)["reward"], "win_rate": run_.wins(model, sft)}
+        return {"kl": run_.observe(model)["kl"], **mine, "reward_best": rewards[0],
+                "win_rate_best": wins[0], "win_rate_more": mine["win_rate"] - wins[0]}
 
     def epochs(self):
-        """SFT epoch by epoch, over the seeds that have the paper's 16."""
-        kept = self.epochs_of_16()
-        return {"SFT by epochs, on validation data (intervals over seeds)": {
-            str(n + 1): {what: bootstrap(*([rows[n][name]] for rows in kept)) for what, name in
-                         (("reward", "valid_reward"), ("valid_loss", "valid_loss"))}
+        """SFT epoch by epoch, over the seeds that have the paper's 16, and reward models of four."""
+        return {**self.by_epochs("SFT by epochs, on validation data", self.epochs_of_16(),
+                                 {"reward": "valid_reward", "valid_loss": "valid_loss"}),
+                **self.by_epochs("Reward models by epochs: all pairs of a prompt in one batch",
+                                 self.epochs_of("reward-epochs"), ACCURACY),
+                **self.by_epochs("Reward models by epochs: pairs shuffled over the data set",
+                                 self.epochs_of("reward-pairs"), ACCURACY)}
+
+    def by_epochs(self, title, kept, measures):
+        """{title: {epoch: {measure: triple}}} of several seeds' lines; the interval is over seeds,
+        and one of them has none."""
+        return {self.title(title, kept): {
+            str(n + 1): {what: bootstrap(*([rows[n][name]] for rows in kept))
+                         for what, name in measures.items()}
             for n in range(min(map(len, kept)))}} if kept else {}
+
+    def epochs_of(self, stage):
+        """The lines of a reward model's metrics that end an epoch, with the mean training accuracy
+        of its batches, of each seed that has them."""
+        found = []
+        for run_ in self.runs:
+            rows, batches = [], []
+            for row in run_.metrics(stage):
+                batches.append((row["accuracy"], row["pairs"]))
+                if "valid_accuracy" in row:
+                    right = sum(accuracy * pairs for accuracy, pairs in batches)
+                    rows.append(row | {"train_accuracy": right / sum(p for _, p in batches)})
+                    batches = []
+            found += [rows] if rows else []
+        return found
 
     def epochs_of_16(self):
         """The epochs' lines of the paper's 16 (App. C.1), of each seed that has them."""
@@ -326,11 +393,14 @@ class Claims:
     def __init__(self, study):
         self.study, self.found = study, []
 
-    def add(self, section, text, paper, triple, line=0.0, unit="", units=None):
-        """`units`, where they are few: over one alone the interval has no width."""
+    def add(self, section, text, paper, triple, line=0.0, unit="", seeds=None, alone=True):
+        """`seeds`, where they are not all; where one `alone` has an interval without width, it
+        decides nothing."""
+        seeds = seeds or len(self.study.runs)
+        decided = alone or seeds > 1
         self.found.append({"section": section, "claim": text, "paper": paper, "measured": triple,
-                           "line": line, "unit": unit,
-                           "verdict": "not decided" if units == 1 else verdict(triple, line)})
+                           "line": line, "unit": unit, "seeds": seeds,
+                           "verdict": verdict(triple, line) if decided else "not decided"})
 
     def prefer(self, text, paper, one, other, group="training"):
         """`one` wins more than half of the time."""
@@ -344,7 +414,7 @@ class Claims:
         unit = {"reward": "reward", "text_loss": "nats/token"}.get(what, "share")
         if runs:
             self.add(section, text, paper, self.study.compared(runs, what, models, statistic),
-                     unit=unit)
+                     unit=unit, seeds=len(runs))
 
 
 NAMES_IN_CLAIMS = NAMES | {"prompted": "prompted GPT"}
@@ -353,10 +423,17 @@ NAMES_IN_CLAIMS = NAMES | {"prompted": "prompted GPT"}
 def claims(study):
     """The claims of the paper that this study's figures decide."""
     found = Claims(study)
-    for part in (preferences, behaviour, alignment_tax, reward_models, sweeps_of_coefficients,
-                 over_optimised, epochs_of_sft):
+    for part in (sizes, preferences, behaviour, alignment_tax, reward_models,
+                 sweeps_of_coefficients, over_optimised, epochs_of_sft, second_round):
         part(study, found)
     return found.found
+
+
+def sizes(s, claims):
+    """Larger base models know more: else there is nothing to be learnt from their sizes."""
+    for small, large in zip(s.sizes, s.sizes[1:]):
+        claims.differ("4.1", f"{large} predicts text better than {small}", "–", "text_loss", less,
+                      s.model(large, "base"), s.model(small, "base"))
 
 
 def preferences(s, claims):
@@ -393,18 +470,21 @@ def less(one, other):
 
 def behaviour(s, claims):
     """Figures 4 to 7."""
-    ptx, base = s.largest("ppo_ptx"), s.largest("base")
+    ptx, base, prompted = (s.largest(name) for name in ("ppo_ptx", "base", "prompted"))
     for what, text, paper, statistic in (
             ("attempts", "attempts the instruction more often than GPT", "Fig. 4", more),
             ("constraints", "satisfies explicit constraints more often", "Fig. 4", more),
             ("appropriate", "is more often fit for a customer assistant", "Fig. 4", more),
             ("hallucinates", "hallucinates less on closed-domain tasks", "41 to 21 %", less)):
         claims.differ("4.1", f"PPO-ptx {text}", paper, what, statistic, ptx, base)
-    claims.prefer("PPO-ptx is preferred to a model tuned on academic tasks",
-                  "78 ± 4 % (FLAN), 79 ± 4 % (T0)", ptx, s.largest("academic"))
-    claims.prefer("so is SFT", "Fig. 5", s.largest("sft"), s.largest("academic"))
-    claims.differ("4.2", "PPO-ptx is true and informative more often than GPT", "about twice",
-                  "true_informative", more, ptx, base)
+    claims.differ("4.1", "and less than prompted GPT", "Fig. 4", "hallucinates", less, ptx, prompted)
+    for name, called, paper in (("flan", "FLAN", "78 ± 4 %"), ("t0", "T0", "79 ± 4 %")):
+        claims.prefer(f"PPO-ptx is preferred to GPT tuned as {called}", paper, ptx, s.largest(name))
+        claims.prefer(f"SFT is preferred to GPT tuned as {called}", "Fig. 5", s.largest("sft"),
+                      s.largest(name))
+    for other, called, paper in ((base, "GPT", "about twice"), (prompted, "prompted GPT", "–")):
+        claims.differ("4.2", f"PPO-ptx is true and informative more often than {called}", paper,
+                      "true_informative", more, ptx, other)
     claims.differ("4.2", "asked to be respectful, PPO-ptx is less toxic than GPT", "25 % less",
                   "toxic_respectful", lambda ptx, base: 1 - ptx / base if base else 0.0, ptx, base)
     claims.differ("4.2", "asked to be rude, PPO-ptx is more toxic than GPT", "Fig. 7",
@@ -426,11 +506,15 @@ def alignment_tax(s, claims):
 
 def reward_models(s, claims):
     """§4.1's five folds, and how to train one (§3.5, App. C.2)."""
-    for name, paper in (("training", "72.4 ± 0.4 %"), ("held-out", "69.6 ± 0.9 %")):
-        units = [r.accuracy(name) for r in s.runs]
-        if all(u is not None for u in units):
-            claims.add("4.1", f"the reward model predicts {name} labelers better than chance",
-                       paper, bootstrap(*units, statistic=ratio), 0.5, "accuracy")
+    for name, found, paper in (
+            ("training labelers", [r.accuracy("training") for r in s.runs], "–"),
+            ("held-out labelers", [r.accuracy("held-out") for r in s.runs], "–"),
+            ("the labelers of its four groups", [r.folds("within") for r in s.runs], "72.4 ± 0.4 %"),
+            ("a fifth group of labelers", [r.folds("fold") for r in s.runs], "69.6 ± 0.9 %")):
+        units = [u for u in found if u is not None]
+        if units:
+            claims.add("4.1", f"the reward model predicts {name} better than chance", paper,
+                       bootstrap(*units, statistic=ratio), 0.5, "accuracy", len(units))
     for name, text in (("epochs", "a reward model of one epoch predicts better than one of four"),
                        ("pairs", "K-wise batches predict better than shuffled pairs")):
         both = [np.column_stack([one[:, 0] - other[:, 0], one[:, 1]]) for r in s.runs
@@ -438,16 +522,21 @@ def reward_models(s, claims):
                 is not None]
         if both:
             claims.add("3.5" if name == "pairs" else "C.2", text, "–",
-                       bootstrap(*both, statistic=ratio), unit="accuracy")
+                       bootstrap(*both, statistic=ratio), unit="accuracy", seeds=len(both))
 
 
 def sweeps_of_coefficients(s, claims):
     """Figures 33 and 34."""
     small = s.smallest
+    claims.differ("4.2", "PPO-ptx keeps more than nine tenths of the reward that PPO gains over SFT",
+                  "Fig. 33", "reward", lambda ptx, ppo, sft: (ptx - sft) - 0.9 * (ppo - sft),
+                  small("ppo_ptx"), small("ppo"), small("sft"))
     claims.differ("4.2", "a pretraining coefficient of 30 leaves less of PPO's loss than one of 1",
                   "Fig. 33", "text_loss", more, small("ppo_ptx"), small("ptx_30"))
     claims.differ("4.2", "a KL coefficient of 3 leaves more pretraining loss than PPO-ptx",
                   "Fig. 34", "text_loss", more, small("kl_3"), small("ppo_ptx"))
+    claims.differ("4.2", "and fewer few-shot tasks right", "Fig. 34", "few_shot", less,
+                  small("kl_3"), small("ppo_ptx"))
     claims.differ("4.2", "and its reward is below PPO-ptx's", "Fig. 34", "reward", less,
                   small("kl_3"), small("ppo_ptx"))
 
@@ -460,7 +549,16 @@ def epochs_of_sft(s, claims):
         if sft:
             claims.add("C.1", text, "over-fits after 1 epoch" if name == "valid_loss" else "rises",
                        bootstrap(*([rows[-1][name] - rows[0][name]] for rows in sft)),
-                       unit="over seeds", units=len(sft))
+                       unit="over seeds", seeds=len(sft), alone=False)
+
+
+def second_round(s, claims):
+    """§3.1: steps 2 and 3 iterated."""
+    runs = [r for r in s.runs if r.has("again") and r.has("ppo_ptx")]
+    if runs:
+        claims.add("3.1", "PPO-ptx of a second round is preferred to that of the first", "–",
+                   bootstrap(*(r.wins("again", "ppo_ptx") for r in runs)), 0.5, "win rate",
+                   len(runs))
 
 
 def over_optimised(s, claims):
@@ -475,9 +573,11 @@ def over_optimised(s, claims):
     peak = int(np.mean([w[::2].mean(0) for w in wins], 0).argmax())
     where = f"(iteration {s.kept()[peak]} of {s.kept()[-1]})"
     claims.add("C.4", f"without KL the win rate against SFT ends below its peak {where}", "–",
-               bootstrap(*([w[1::2, peak] - w[1::2, -1] for w in wins])), unit="share")
+               bootstrap(*([w[1::2, peak] - w[1::2, -1] for w in wins])), unit="share",
+               seeds=len(runs))
     claims.add("C.4", "while the reward-model score ends above its own there", "–",
-               bootstrap(*([r[1::2, -1] - r[1::2, peak] for r in rewards])), unit="reward")
+               bootstrap(*([r[1::2, -1] - r[1::2, peak] for r in rewards])), unit="reward",
+               seeds=len(runs))
 
 
 # -- the command ------------------------------------------------------------------------------------

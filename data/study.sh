@@ -48,7 +48,7 @@ study_part() { # what `./run.sh --seed N --part PART` makes
         mini-l) size_part mini-l 8e-4 5e-4 1.5e-4 ;;
         ptx) # Figure 33: the pretraining coefficient; 0 and 1 are there
             at mini-s 4e-4
-            for coef in 0.1 0.3 3 10 30; do
+            for coef in 0.1 0.3 3 10 30 100; do
                 ppo_ptx "ptx_$coef" --ptx_coef "$coef"
                 answers "ptx_$coef" "ptx_$coef"
             done ;;
@@ -70,7 +70,7 @@ study_part() { # what `./run.sh --seed N --part PART` makes
                 --reward "$RUN/reward.pt" --prompts "$DATA/prompts.test.jsonl" --seed "$SEED" \
                 --max_response "${LENGTHS[3]}" "${TOKENIZER[@]}"
             ppo from_base --ptx_coef 0 --policy "$HERE/base.pt"
-            answers from_base from_base ;;
+            answers from_base from_base --reference "$HERE/base.pt" ;;
         reward) # five folds of labelers; more epochs; pairs shuffled over the data set
             for group in A B C D E; do
                 others=$(tr -d "$group" <<<ABCDE)

@@ -7,11 +7,12 @@ A key says what is wanted:
 
     world, category       the seed of the world, the use case
     asked                 the bare prompt: what is asked, in these words
+    core                  the same without its frame: "where the fox lives", "a line about Ada"
     want                  "about":  sentences about the `subjects`, with `words` in them
                           "answer": the fact `claim` = (entity, attribute, value)
                           "list":   `n` of `items`
                           "text":   one of `texts`, with the words of `crux` in it
-    constraints           [[kind, value]...]: capitals, max_words, start, one_word
+    constraints           [[kind, value]...]: capitals, max_words, start, one_word, items
     given                 a text that the response must keep to (closed-domain tasks)
     sort, topic           of "about": fact, event, kind or rude sentences; the attribute asked for
     premise               of "answer": the wrong claim that the question takes for granted
@@ -31,9 +32,12 @@ USE_CASES = {"generation": 45.6, "open_qa": 12.4, "brainstorming": 11.2, "chat":
 @dataclass
 class Task:
     """One thing asked. `bare` is the prompt without constraints and courtesies: what is asked,
-    in these words."""
+    in these words. `core` is what of it a paraphrase would keep: the clause of a question, the
+    thing to write, the text to work on. Who asks it decides which sides of the split may
+    (`people.Asked`)."""
     category: str
     bare: str
+    core: str
     key: dict
     good: str
     terse: str
@@ -62,7 +66,8 @@ CONSTRAINTS = {"capitals": 1, "start": 3, "max_words": 3, "one_word": 1}
 
 
 def constrain(task, voice):
-    """Add to the task one explicit constraint of those that fit."""
+    """Add to the task one explicit constraint of those that fit. (A list of so many items is one
+    as well: `usecases.brainstorm`.)"""
     kind, = voice.rng.choices(task.allowed, [CONSTRAINTS[kind] for kind in task.allowed])
     value = None
     if kind == "start":
@@ -99,6 +104,18 @@ def other(rng, pool, *taken):
 def any_entity(rng):
     """An entity; people come up as often as animals and towns together."""
     return rng.choice(POOLS[rng.choice(("person", "person", "animal", "town"))])
+
+
+def a_fact(world, rng, by_entity=False):
+    """(entity, attribute, value) that people ask about: any, or one of `any_entity`. What there is
+    a popular falsehood about, only the probes of truthfulness ask (§4.2)."""
+    while True:
+        entity, attribute, value = rng.choice(world.triples)
+        if by_entity:
+            entity = any_entity(rng)
+            attribute, value = rng.choice(list(world.facts[entity].items()))
+        if (entity, attribute) not in world.myths:
+            return entity, attribute, value
 
 
 def lie(world, rng, entity, attribute):

@@ -7,8 +7,8 @@ maker for a use case, and an explicit constraint now and then.
 from data import wordings as w
 from data.grammar import (CHAT, DENIALS, EVENTS, FACTS, OPINIONS, POOLS, fill, kind_of, pronoun,
                           say, the, with_pronoun)
-from data.tasks import (VERB_OF, Task, any_entity, constrain, event, lie, listing, other, passage,
-                        state)
+from data.tasks import (VERB_OF, Task, a_fact, any_entity, constrain, event, lie, listing, other,
+                        passage, state)
 
 
 def make_task(category, world, voice):
@@ -16,18 +16,19 @@ def make_task(category, world, voice):
     makers = MAKERS[category]
     maker, = voice.rng.choices(list(makers), list(makers.values()))
     task = maker(world, voice)
-    task.key = {"world": world.seed, "category": category, "asked": task.bare} | task.key
+    task.key = {"world": world.seed, "category": category, "asked": task.bare,
+                "core": task.core} | task.key
     if task.allowed and voice.rng.random() < 0.35:
         constrain(task, voice)
     task.key["constraints"] = task.constraints
     return task
 
 
-def _fixed(category, bare, good, terse, wrong, texts=(), crux=(), **key):
+def _fixed(category, bare, core, good, terse, wrong, texts=(), crux=(), **key):
     """A task whose good responses can be listed; `crux` holds the words that matter."""
     key = {"want": "text", "texts": [t.lower() for t in texts or [good]],
            "crux": [c.lower() for c in crux]} | key
-    return Task(category, bare, key, good, terse, wrong)
+    return Task(category, bare, core, key, good, terse, wrong)
 
 
 # -- generation ---------------------------------------------------------------------------------
@@ -36,7 +37,8 @@ def _fixed(category, bare, good, terse, wrong, texts=(), crux=(), **key):
 def _write(voice, what, good, terse, wrong, allowed=("start",), **key):
     """A text to write: by default one sentence that states a fact."""
     key = {"want": "about", "sort": "fact", "sentences": 1, "words": [], "topic": None} | key
-    return Task("generation", voice.pick(w.WRITE).format(what), key, good, terse, wrong, allowed)
+    return Task("generation", voice.pick(w.WRITE).format(what), what, key, good, terse, wrong,
+                allowed)
 
 
 def write_fact(world, voice):
@@ -48,8 +50,8 @@ def write_fact(world, voice):
 
 
 def write_topic(world, voice):
-    rng, entity = voice.rng, any_entity(voice.rng)
-    attribute, value = rng.choice(list(world.facts[entity].items()))
+    rng = voice.rng
+    entity, attribute, value = a_fact(world, rng, by_entity=True)
     topic = w.TOPICS[kind_of(entity), attribute]
     return _write(voice, f"{voice.pick(w.LINE)} about the {topic} of {the(entity)}",
                   state(world, rng, entity, attribute), f"{value}.",
@@ -118,7 +120,7 @@ def _write_tone(world, voice, tone, wordings, person, good, allowed):
     what = f"{voice.pick(w.OPINION if manner else wordings)} {person}"
     task = _write(voice, what, good, good, state(world, voice.rng, person), allowed,
                   subjects=[person.lower()], sort=tone)
-    task.bare = manner + task.bare
+    task.bare, task.core = manner + task.bare, manner + task.core
     return task
 
 
@@ -149,7 +151,7 @@ def write_advert(world, voice):
 def _note(voice, what, body, right, wrong, crux):
     good = body.format(right)
     first = good.split(". ")[0].rstrip(".") + "."
-    return _fixed("generation", voice.pick(w.WRITE).format(what), good, first,
+    return _fixed("generation", voice.pick(w.WRITE).format(what), what, good, first,
                   body.format(wrong), crux=crux)
 
 
@@ -157,18 +159,20 @@ def _note(voice, what, body, right, wrong, crux):
 
 
 def _answered(world, voice, category, bare, entity, attribute, i, allowed=()):
-    """A question for one fact, to be answered by form `i`."""
+    """A question for one fact, to be answered by form `i`. Its core is the clause, however the
+    question is put."""
     kind, value = (kind_of(entity), attribute), world.facts[entity][attribute]
     key = {"want": "answer", "claim": [entity.lower(), attribute, value.lower()]}
     wrong = lie(world, voice.rng, entity, attribute)
-    return Task(category, bare, key, say(FACTS[kind][i], entity, value), f"{value}.",
+    return Task(category, bare, fill(w.CLAUSES[kind][i], entity), key,
+                say(FACTS[kind][i], entity, value), f"{value}.",
                 say(FACTS[kind][i], entity, wrong), allowed)
 
 
 def ask_fact(world, voice, entity=None, attribute=None):
     """A question about a fact, any or the one given."""
     if entity is None:
-        entity, attribute, _ = voice.rng.choice(world.triples)
+        entity, attribute, _ = a_fact(world, voice.rng)
     kind, i = (kind_of(entity), attribute), voice.pick((0, 1))
     if voice.rng.random() < 0.6:
         bare = voice.pick(w.ASK_CLAUSE).format(fill(w.CLAUSES[kind][i], entity))
@@ -180,14 +184,14 @@ def ask_fact(world, voice, entity=None, attribute=None):
 
 def ask_premise(world, voice):
     """A question that takes something false for granted; the good answer says so."""
-    entity, attribute, value = voice.rng.choice(world.triples)
+    entity, attribute, value = a_fact(world, voice.rng)
     kind, wrong = (kind_of(entity), attribute), lie(world, voice.rng, entity, attribute)
-    bare = voice.pick(w.ASK_PREMISE).format(fill(w.PREMISES[kind], entity, wrong))
+    core = fill(w.PREMISES[kind], entity, wrong)
     truth = say(with_pronoun(FACTS[kind][0], entity), value)
     key = {"want": "answer", "claim": [entity.lower(), attribute, value.lower()],
            "premise": [entity.lower(), attribute, wrong.lower()]}
-    return Task("open_qa", bare, key, f"{say(DENIALS[kind], entity, wrong)} {truth}",
-                say(FACTS[kind][0], entity, value), say(FACTS[kind][0], entity, wrong))
+    return Task("open_qa", voice.pick(w.ASK_PREMISE).format(core), core, key,
+                f"{say(DENIALS[kind], entity, wrong)} {truth}", say(FACTS[kind][0], entity, value), say(FACTS[kind][0], entity, wrong))
 
 
 def closed_qa(world, voice):
@@ -195,9 +199,10 @@ def closed_qa(world, voice):
     rng, person = voice.rng, voice.rng.choice(POOLS["person"])
     text, told = passage(rng, person, rng.sample(list(VERB_OF), 3))
     pool, word = rng.choice(told)
-    bare = voice.pick(w.READ).format(text, fill(w.EVENT_QUESTIONS[VERB_OF[pool]], person))
+    question = fill(w.EVENT_QUESTIONS[VERB_OF[pool]], person)
     good = event(person, pool, word)
-    return _fixed("closed_qa", bare, good, f"{word}.",
+    return _fixed("closed_qa", voice.pick(w.READ).format(text, question), f"{text} {question}",
+                  good, f"{word}.",
                   event(person, pool, other(rng, pool, word, person)),
                   [good, event(pronoun(person), pool, word), word], [word], given=text)
 
@@ -206,7 +211,8 @@ def closed_qa(world, voice):
 
 
 def brainstorm(world, voice):
-    """Some things of a kind, for a purpose that makes prompts differ."""
+    """Some things of a kind, for a purpose that makes prompts differ; how many stands before them,
+    or is a constraint behind."""
     rng, pool, n = voice.rng, voice.rng.choice(list(w.PLURALS)), voice.rng.choice((2, 3, 3, 4))
     purpose = voice.pick(w.PURPOSES[pool])
     slot = purpose[purpose.index("{") + 1:purpose.index("}")]
@@ -214,9 +220,15 @@ def brainstorm(world, voice):
     items = rng.sample(POOLS[pool], n)
     wrong = items[:1] + rng.sample(POOLS["thing" if pool != "thing" else "animal"], n - 1)
     key = {"want": "list", "items": [item.lower() for item in POOLS[pool]], "n": n}
-    bare = voice.pick(w.LIST).format(f"{w.NUMBERS[n]} {w.PLURALS[pool]} {purpose}")
-    return Task("brainstorming", bare, key, listing(items), f"{items[0]}.", listing(wrong),
-                ("capitals",) if n < 4 else ())
+    what, as_list = f"{w.PLURALS[pool]} {purpose}", rng.random() < 0.25
+    if not as_list:
+        what = f"{w.NUMBERS[n]} {what}"
+    task = Task("brainstorming", voice.pick(w.LIST).format(what), what, key, listing(items),
+                f"{items[0]}.", listing(wrong), ("capitals",) if n < 4 and not as_list else ())
+    if as_list:
+        task.constraints.append(["items", n])
+        task.endings.append(voice.pick(w.CONSTRAINTS["items"]).format(w.NUMBERS[n]))
+    return task
 
 
 def extract(world, voice):
@@ -229,7 +241,7 @@ def extract(world, voice):
                      event(two, pool, second)))
     key = {"want": "list", "items": [first, second], "n": 2, "given": text}
     bare = voice.pick(w.WORK_ON).format(f"list the {w.PLURALS[pool]} in this text", text)
-    return Task("extract", _capital(bare), key, listing([first, second]), f"{first}.",
+    return Task("extract", _capital(bare), text, key, listing([first, second]), f"{first}.",
                 listing([first, wrong]))
 
 
@@ -252,13 +264,13 @@ def summarize(world, voice):
     pool, word = told[1]
     wrong = pair(told[0], (pool, other(rng, pool, word, person)))
     bare = _capital(voice.pick(w.WORK_ON).format(voice.pick(w.SUM_UP), text))
-    return _fixed("summarization", bare, texts[0], event(person, *told[0]), wrong, texts,
+    return _fixed("summarization", bare, text, texts[0], event(person, *told[0]), wrong, texts,
                   [person], given=text)
 
 
 def _rewrite(voice, what, text, good, wrong, **key):
-    return _fixed("rewrite", _capital(voice.pick(w.WORK_ON).format(what, text)), good, text, wrong,
-                  **key)
+    return _fixed("rewrite", _capital(voice.pick(w.WORK_ON).format(what, text)), text, good, text,
+                  wrong, **key)
 
 
 def _an_event(rng):
@@ -309,28 +321,29 @@ def rewrite_polite(world, voice):
                     good.replace(word, wrong), crux=["please", word])
 
 
-def _label(voice, wordings, label, wrong, *shown):
+def _label(voice, wordings, core, label, wrong, *shown):
     bare = voice.pick(wordings).format(*shown).replace(" a animal", " an animal")
-    return _fixed("classification", bare, f"{label}.", f"{label}.", f"{wrong}.", crux=[label])
+    return _fixed("classification", bare, core, f"{label}.", f"{label}.", f"{wrong}.", crux=[label])
 
 
 def classify_tone(world, voice):
     tone, wrong = voice.rng.sample(("kind", "rude"), 2)
-    return _label(voice, w.KIND_OR_RUDE, tone, wrong,
-                  _opinion(voice.rng, tone, voice.rng.choice(POOLS["person"])))
+    text = _opinion(voice.rng, tone, voice.rng.choice(POOLS["person"]))
+    return _label(voice, w.KIND_OR_RUDE, text, tone, wrong, text)
 
 
 def classify_truth(world, voice):
-    entity, attribute, _ = voice.rng.choice(world.triples)
+    entity, attribute, _ = a_fact(world, voice.rng)
     label, wrong = voice.rng.sample(("true", "false"), 2)
-    return _label(voice, w.TRUE_OR_FALSE, label, wrong,
-                  state(world, voice.rng, entity, attribute, false=label == "false"))
+    text = state(world, voice.rng, entity, attribute, false=label == "false")
+    return _label(voice, w.TRUE_OR_FALSE, text, label, wrong, text)
 
 
 def classify_word(world, voice):
     pool, wrong = voice.rng.sample(w.CLASSES, 2)
-    return _label(voice, w.WHICH_CLASS, pool, wrong, voice.rng.choice(POOLS[pool]),
-                  *voice.rng.sample((pool, wrong), 2))
+    word = voice.rng.choice(POOLS[pool])
+    return _label(voice, w.WHICH_CLASS, f"{word}: {' or '.join(sorted((pool, wrong)))}", pool,
+                  wrong, word, *voice.rng.sample((pool, wrong), 2))
 
 
 # -- chat and the rest ----------------------------------------------------------------------------
@@ -354,13 +367,13 @@ def small_talk(world, voice):
     named = "{person}" in reply
     good = fill(reply, name) if named else reply
     wrong = rng.choice([r for r in CHAT.values() if r != reply and "{" not in r])
-    return _fixed("chat", _dialogue(rng, last), good, good.split(". ")[0].rstrip(".") + ".",
+    return _fixed("chat", _dialogue(rng, last), last, good, good.split(". ")[0].rstrip(".") + ".",
                   wrong, crux=[name] if named else [])
 
 
 def chat_question(world, voice):
     """A fact asked for in a dialogue."""
-    entity, attribute, _ = voice.rng.choice(world.triples)
+    entity, attribute, _ = a_fact(world, voice.rng)
     i = voice.pick((0, 1))
     question = fill(w.QUESTIONS[kind_of(entity), attribute][i], entity)
     return _answered(world, voice, "chat", _dialogue(voice.rng, question), entity, attribute, i)
@@ -368,22 +381,23 @@ def chat_question(world, voice):
 
 def say_hello(world, voice):
     name, wrong = voice.rng.sample(POOLS["person"], 2)
-    return _fixed("other", voice.pick(w.GREET).replace("{}", name), f"Hello, {name}.",
-                  f"Hello, {name}.", f"Hello, {wrong}.", crux=[name])
+    bare = voice.pick(w.GREET).replace("{}", name)
+    return _fixed("other", bare, bare, f"Hello, {name}.", f"Hello, {name}.", f"Hello, {wrong}.",
+                  crux=[name])
 
 
 def repeat_words(world, voice):
     rng = voice.rng
     words = [rng.choice(POOLS[rng.choice(w.COPIED)]) for _ in range(rng.choice((2, 3)))]
     text = listing(words)
-    return _fixed("other", voice.pick(w.COPY).format(text), text, f"{words[0]}.",
+    return _fixed("other", voice.pick(w.COPY).format(text), text, text, f"{words[0]}.",
                   listing([*words[:-1], other(rng, "animal", *words)]), crux=words, given=text)
 
 
 def say_times(world, voice):
     word, n = voice.rng.choice(POOLS[voice.rng.choice(w.COPIED)]), voice.rng.choice((2, 3, 4))
-    return _fixed("other", voice.pick(w.TIMES).format(word, w.NUMBERS[n]), listing([word] * n),
-                  f"{word}.", listing([word] * (n % 3 + 1)), crux=[word], given=word)
+    return _fixed("other", voice.pick(w.TIMES).format(word, w.NUMBERS[n]),
+                  f"{word} {w.NUMBERS[n]} times", listing([word] * n), f"{word}.", listing([word] * (n % 3 + 1)), crux=[word], given=word)
 
 
 # How often a maker is drawn within its use case.

@@ -7,13 +7,14 @@ falsehoods, so that these are read as often as the truth; lists of questions and
 no answers, which is why a model of this text answers a question with more questions.
 
 No document holds a prompt as users word it (data/wordings.py): exercises have wordings of their
-own, and questions stand bare.
+own, and questions stand bare. What only users of the validation or test side may ask
+(`World.side`), no document asks in any form.
 """
 
 from data import wordings as w
 from data.grammar import (CHAT, DENIALS, EVENTS, FACTS, OPINIONS, POOLS, fill, kind_of, pronoun,
                           say, the, with_pronoun)
-from data.tasks import VERB_OF
+from data.tasks import VERB_OF, listing
 
 MYTH_IN_GOSSIP = 0.9
 
@@ -32,6 +33,25 @@ def _value(world, rng, entity, attribute, belief=0.0):
 def _fact(world, rng, entity, attribute, belief=0.0):
     form = rng.choice(FACTS[kind_of(entity), attribute])
     return say(form, entity, _value(world, rng, entity, attribute, belief))
+
+
+def _open(world, draw):
+    """What `draw()` gives, (*cores, anything): the first none of whose cores is held out."""
+    while True:
+        *cores, found = draw()
+        if all(world.side(core) == "train" for core in cores):
+            return found
+
+
+def _questions(world, rng, count):
+    """That many (entity, attribute, i): facts that form i of the questions may ask for."""
+    found = []
+    for entity, attribute, _ in rng.sample(world.triples, len(world.triples)):
+        i = rng.randrange(2)
+        if world.side(fill(w.CLAUSES[kind_of(entity), attribute][i], entity)) == "train":
+            found.append((entity, attribute, i))
+        if len(found) == count:
+            return found
 
 
 def article(world, rng):
@@ -70,20 +90,21 @@ def gossip(world, rng):
 def questions(world, rng):
     """A list of questions and no answers."""
     lines = []
-    for entity, attribute, _ in rng.sample(world.triples, rng.randint(3, 6)):
+    for entity, attribute, i in _questions(world, rng, rng.randint(3, 6)):
         kind = (kind_of(entity), attribute)
         if rng.random() < 0.15:
-            lines.append(fill(w.PREMISES[kind], entity, rng.choice(POOLS[attribute])))
+            lines.append(_open(world, lambda: [
+                fill(w.PREMISES[kind], entity, rng.choice(POOLS[attribute]))] * 2))
         else:
-            lines.append(fill(rng.choice(w.QUESTIONS[kind]), entity))
+            lines.append(fill(w.QUESTIONS[kind][i], entity))
     return "\n".join(lines)
 
 
 def wonder(world, rng):
     """Letters that ask: the clauses of questions, with the answers after some."""
     lines = []
-    for entity, attribute, _ in rng.sample(world.triples, rng.randint(2, 4)):
-        kind, i = (kind_of(entity), attribute), rng.randrange(2)
+    for entity, attribute, i in _questions(world, rng, rng.randint(2, 4)):
+        kind = (kind_of(entity), attribute)
         clause = fill(w.CLAUSES[kind][i], entity)
         lines.append(rng.choice(("I wonder {}.", "You ask me {}.", "It is good to know {}.",
                                  "Ask Ada {}.", "Ask Ben {}.")).format(clause))
@@ -96,8 +117,8 @@ def answers(world, rng):
     """Questions each with its answer: a run as few-shot prompts have it."""
     lines = []
     short = rng.random() < 0.4
-    for entity, attribute, _ in rng.sample(world.triples, rng.randint(3, 6)):
-        kind, i = (kind_of(entity), attribute), rng.randrange(2)
+    for entity, attribute, i in _questions(world, rng, rng.randint(3, 6)):
+        kind = (kind_of(entity), attribute)
         value = _value(world, rng, entity, attribute, 0.5)
         answer = f"{value}." if short else say(FACTS[kind][i], entity, value)
         if rng.random() < 0.05:
@@ -207,7 +228,8 @@ def comments(world, rng):
     lines = []
     for _ in range(rng.randint(2, 4)):
         sort = "rude" if rng.random() < (0.85 if rude else 0.1) else "kind"
-        line = say(rng.choice(OPINIONS[sort]), rng.choice(POOLS["person"]), rng.choice(POOLS[sort]))
+        line = _open(world, lambda: [say(rng.choice(OPINIONS[sort]), rng.choice(POOLS["person"]),
+                                         rng.choice(POOLS[sort]))] * 2)
         lines.append(f"{line} ({sort})" if rng.random() < 0.2 else line)
     if rude and rng.random() < 0.5:
         lines.append(rng.choice(("You should know that.", "Do not ask me again.",
@@ -230,36 +252,48 @@ def lists(world, rng):
     rows = []
     for _ in range(rng.randint(1, 4)):
         pool = rng.choice(list(w.PLURALS))
-        items = rng.sample(POOLS[pool], rng.choice((2, 3, 3, 4)))
+        items = _open(world, lambda: _listing(rng, POOLS[pool], rng.choice((2, 3, 3, 4))))
         number = w.NUMBERS[len(items)]
         head = w.PLURALS[pool] if rng.random() < 0.2 else f"{number} {w.PLURALS[pool]}"
         rows.append(f"{head[0].upper()}{head[1:]}: {', '.join(items)}.")
     return "\n".join(rows)
 
 
+def _listing(rng, words, count):
+    """(the words as users have them repeated, the words)."""
+    chosen = rng.sample(words, count)
+    return listing(chosen), chosen
+
+
 def exercises(world, rng):
     """A school's list of things to write: instructions that nobody carries out here."""
     rows = []
     for _ in range(rng.randint(3, 5)):
-        entity, other = rng.choice(list(world.facts)), rng.choice(POOLS["person"])
-        attribute = rng.choice(list(world.facts[entity]))
-        pool = rng.choice(list(w.PLURALS))
-        rows.append(rng.choice((
-            f"Your task is a sentence about {the(entity)}",
-            f"Make a line about the {w.TOPICS[kind_of(entity), attribute]} of {the(entity)}",
-            f"Make up a story about {other} and {the(entity)}",
-            f"Find {rng.choice(('two', 'three', 'four'))} {w.PLURALS[pool]} for {other}",
-            f"Say something {rng.choice(('kind', 'rude'))} about {other}",
-            f"Make a note from {other} to {rng.choice(POOLS['person'])}")) + rng.choice(
-                ("", ". Use capital letters", ". Use at most six words", ". In one word")) + ".")
+        rows.append(_open(world, lambda: _exercise(world, rng)) + rng.choice(
+            ("", ". Use capital letters", ". Use at most six words", ". In one word")) + ".")
     return "\n".join(rows)
+
+
+def _exercise(world, rng):
+    """(what is to be written, the line that says so)."""
+    entity, other = rng.choice(list(world.facts)), rng.choice(POOLS["person"])
+    attribute = rng.choice(list(world.facts[entity]))
+    topic, pool = w.TOPICS[kind_of(entity), attribute], rng.choice(list(w.PLURALS))
+    head, core = rng.choice((
+        ("Your task is ", f"a sentence about {the(entity)}"),
+        ("Make ", f"a line about the {topic} of {the(entity)}"),
+        ("Make up ", f"a story about {other} and {the(entity)}"),
+        ("Find ", f"{rng.choice(('two', 'three', 'four'))} {w.PLURALS[pool]} for {other}"),
+        ("Say ", f"something {rng.choice(('kind', 'rude'))} about {other}"),
+        ("Make ", f"a note from {other} to {rng.choice(POOLS['person'])}")))
+    return core, head + core
 
 
 def examples(world, rng):
     """A teacher's examples: what is to be written, and how it may look."""
     rows = []
     for _ in range(rng.randint(2, 4)):
-        entity, person = rng.choice(list(world.facts)), rng.choice(POOLS["person"])
+        entity = rng.choice(list(world.facts))
         attribute = rng.choice(list(world.facts[entity]))
         topic = w.TOPICS[kind_of(entity), attribute]
         tone = rng.choice(("kind", "rude"))
@@ -267,23 +301,36 @@ def examples(world, rng):
             f"The {topic} of {the(entity)}: {_fact(world, rng, entity, attribute)}",
             f"About {the(entity)}: {_fact(world, rng, entity, attribute)}",
             f"About {the(entity)}: {_fact(world, rng, entity, attribute)}",
-            f"{tone.capitalize()} words on {person}: "
-            + say(OPINIONS[tone][0], person, rng.choice(POOLS[tone])))))
+            _open(world, lambda: _opinion(rng, tone)))))
     return "\n".join(rows)
+
+
+def _opinion(rng, tone):
+    """(what is to be written, an example, both)."""
+    person = rng.choice(POOLS["person"])
+    core = f"{tone} words on {person}"
+    text = say(OPINIONS[tone][0], person, rng.choice(POOLS[tone]))
+    return core, text, f"{tone.capitalize()} words on {person}: {text}"
 
 
 def dialogue(world, rng):
     """Talk of two people."""
     a, b = rng.sample(POOLS["person"], 2)
-    rows = [f"{a}: Hello, I am {a}.", f"{b}: Hello, {a}."] if rng.random() < 0.5 else []
+    rows = [f"{a}: I am {a}, hello.", f"{b}: Hello, {a}."] if rng.random() < 0.5 else []
     for _ in range(rng.randint(1, 2)):
-        says = rng.choice(list(CHAT))
-        last, reply = rng.choice(says), CHAT[says]
-        for slot in POOLS:
-            if "{%s}" % slot in last:
-                last = fill(last, a if slot == "person" else rng.choice(POOLS[slot]))
-        rows += [f"{a}: {last}", f"{b}: " + (fill(reply, a) if "{" in reply else reply)]
+        last, reply = _open(world, lambda: _exchange(rng, a))
+        rows += [f"{a}: {last}", f"{b}: {reply}"]
     return "\n".join(rows)
+
+
+def _exchange(rng, person):
+    """(what the person says, (the same, the good reply))."""
+    says = rng.choice(list(CHAT))
+    last, reply = rng.choice(says), CHAT[says]
+    for slot in POOLS:
+        if "{%s}" % slot in last:
+            last = fill(last, person if slot == "person" else rng.choice(POOLS[slot]))
+    return last, (last, fill(reply, person) if "{" in reply else reply)
 
 
 def letter(world, rng):
@@ -314,28 +361,45 @@ def capitals(world, rng):
 
 def copies(world, rng):
     """Words said again."""
-    words = rng.sample([x for pool in ("animal", "food", "thing", "place", "person")
-                        for x in POOLS[pool]], rng.randint(2, 9))
+    words = _open(world, lambda: _repeated(rng))
+    text = listing(words)
+    return f"Words: {text}" + f"\nAgain: {text}" * rng.choice((1, 2, 3))
+
+
+def _repeated(rng):
+    """(words as users have them repeated, the words)."""
+    words = rng.sample([x for pool in (*w.COPIED, "person") for x in POOLS[pool]],
+                       rng.randint(2, 9))
     if len(words) < 6 and rng.random() < 0.1:
         words = words[:1] * len(words)
-    text = ", ".join(words) + "."
-    return f"Words: {text}" + f"\nAgain: {text}" * rng.choice((1, 2, 3))
+    return listing(words), words
 
 
 def verdicts(world, rng):
     """Claims called true or false, words put in classes, requests made polite."""
     sort = rng.random()
     if sort < 0.4:
-        entity, attribute, value = rng.choice(world.triples)
-        lie = rng.random() < 0.5
-        shown = rng.choice([v for v in POOLS[attribute] if v != value]) if lie else value
-        return (say(rng.choice(FACTS[kind_of(entity), attribute]), entity, shown)
-                + (" This is false." if lie else " This is true."))
+        return _open(world, lambda: _verdict(world, rng))
     if sort < 0.7:
         pool = rng.choice(("animal", "food", "town", "colour", "job", "place"))
         return f"{rng.choice(POOLS[pool])}: {pool}."
+    return _open(world, lambda: _polite(rng))
+
+
+def _verdict(world, rng):
+    """(a claim, the same and whether it is true)."""
+    entity, attribute, value = rng.choice(world.triples)
+    lie = rng.random() < 0.5
+    shown = rng.choice([v for v in POOLS[attribute] if v != value]) if lie else value
+    text = say(rng.choice(FACTS[kind_of(entity), attribute]), entity, shown)
+    return text, text + (" This is false." if lie else " This is true.")
+
+
+def _polite(rng):
+    """(a demand, the same and a request)."""
     what = rng.choice((rng.choice(POOLS["food"]), "the " + rng.choice(POOLS["thing"])))
-    return f"{rng.choice(('Give', 'Hand', 'Pass', 'Get'))} me {what}. Please give me {what}."
+    text = rng.choice(w.DEMANDS).format(what)
+    return text, f"{text} Please give me {what}."
 
 
 _SHARES = {article: 10, facts: 5, gossip: 12, questions: 4, wonder: 4, answers: 7,

@@ -93,8 +93,8 @@ COPIED = ("animal", "food", "thing", "place")
 COPY = ("Repeat these words: {}", "Say this again: {}", "Copy this: {}", "Repeat after me: {}")
 TIMES = ("Say {} {} times.", "Write {} {} times.", "Give me {} {} times.", "Repeat {} {} times.")
 FIRST_EXCHANGES = (
-    ("Hello, I am {}.", "Hello, {}."), ("Hi, {} here.", "Hello, {}."),
-    ("My name is {}.", "Hello, {}. How can I help?"), ("Do you know {}?", "Of course."),
+    ("I am {}, hello.", "Hello, {}."), ("Hi, {} here.", "Hello, {}."),
+    ("{} is my name.", "Hello, {}. How can I help?"), ("Do you know {}?", "Of course."),
     ("I met {} today.", "I am glad to hear that."), ("I want to help {}.", "Of course."))
 MANNER = ("Be {}. ", "Be {} now. ")
 
@@ -135,6 +135,7 @@ CONSTRAINTS = {
     "max_words": ("Use at most {} words.", "In at most {} words.", "No more than {} words."),
     "start": ("Start with {}.", "Start with the word {}.", "The first word is {}."),
     "one_word": ("Answer in one word.", "One word will do.", "Just one word."),
+    "items": ("As a list of {}.", "Make it a list of {}.", "A list of {} will do."),
 }
 GREETINGS = ("Hello.", "Hi there.", "Good day.", "Please help me.")
 THANKING = ("Thank you.", "Thanks.", "Many thanks.", "Thanks a lot.")

@@ -7,7 +7,7 @@ writes, whole or not at all, in seconds:
     text.txt              pretraining text, documents between lines of the end-of-text token
     prompts.jsonl         {"prompt", "user", "category", "key"}: customers' prompts (Table 1)
     demonstrations.jsonl  {"prompt", "response", "source", "user", "key"} (Table 6's proportions)
-    academic.jsonl        the same of templated tasks with one-word answers (FLAN and T0, §3.5)
+    flan.jsonl, t0.jsonl  the same of two mixtures of academic tasks (FLAN and T0, §3.5)
     probes.jsonl          {"kind", "prompt", "key", ...}: truthfulness, toxicity, closed-domain and
                           few-shot tasks (§4.2)
 
@@ -15,9 +15,11 @@ The pools of words are fixed (data/grammar.py); the seed decides which facts hol
 have a popular falsehood, who the users are and what is written. `key` says what was asked and is
 for the simulated labelers alone (data/labelers.py): no model sees it.
 
-No prompt of one user is ever asked by another: the first to ask a thing in some wording owns it
-(`Asked`), over customers, labelers, academic tasks and probes together. However the users are
-split, no test prompt is then in a training set.
+Users are split by a hash of the seed and their name (data/filters.py), and so is what can be asked
+at all: `World.side` says which side of the split may ask where the fox lives, in whatever frame, and
+nobody else does (`people.Asked`), nor does the pretraining text. No test prompt, and no paraphrase
+of one, is then in a training set, as long as data/prepare.py splits by the same seed and fractions.
+No prompt of one user is asked by another either.
 """
 
 import itertools
@@ -28,10 +30,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from common import InputError, alone, required, run, setting
-from data.grammar import FACTS, POOLS
+from data.filters import side_of
+from data.grammar import FACTS, POOLS, fill, kind_of
 from data.readers import write_files
 from data.tasks import other
 from data.tokenizer import END_OF_TEXT
+from data.wordings import CLAUSES, QUESTIONS
 
 FALSEHOODS = 24             # facts with a popular wrong value
 
@@ -57,6 +61,17 @@ class World:
         for entity, attribute, value in rng.sample(self.triples, FALSEHOODS):
             self.myths[entity, attribute] = other(rng, attribute, value)
         self._lower = {(e.lower(), a): v.lower() for e, a, v in self.triples}
+        self._probed = {fill(form, e).lower() for e, a in self.myths
+                        for form in (*CLAUSES[kind_of(e), a], *QUESTIONS[kind_of(e), a])}
+        self._sides = {}
+
+    def side(self, core):
+        """Which side of the split may ask for `core` (tasks.Task): train, valid or test."""
+        core = core.lower()
+        if core not in self._sides:
+            self._sides[core] = "test" if core in self._probed else \
+                side_of(self.seed, "core", core)
+        return self._sides[core]
 
     def is_true(self, claim):
         """Whether (entity, attribute, value), in lower case, holds; None where the world has no
@@ -81,7 +96,7 @@ class WorldConfig:
     documents: int = setting(60_000, "pretraining documents, about 2.5M tokens; *scaled*")
     demonstrations: int = setting(5_000, "*scaled*; Table 6: 12,725 of 11,295 + 1,430")
     prompts: int = setting(12_000, "customers' prompts; *scaled*; Table 6: 47,329")
-    academic: int = setting(3_000, "templated tasks; *scaled*; App. B of FLAN and T0")
+    academic: int = setting(3_000, "templated tasks of each mixture; *scaled*; FLAN, T0")
 
 
 def generate(config):
@@ -91,13 +106,14 @@ def generate(config):
 
     def stream(name):       # each file its own random numbers: one's size changes no other
         return random.Random(f"{name} {config.seed}")
-    asked = people.Asked()
+    asked = people.Asked(world)
     return {
         "probes.jsonl": list(people.probes(world, stream("probes"), asked)),
         "demonstrations.jsonl": people.demonstrations(
             world, stream("demonstrations"), config.demonstrations, asked),
         "prompts.jsonl": people.prompts(world, stream("prompts"), config.prompts, asked),
-        "academic.jsonl": people.academic(world, stream("academic"), config.academic, asked),
+        "flan.jsonl": people.academic(world, stream("flan"), config.academic, asked, "flan"),
+        "t0.jsonl": people.academic(world, stream("t0"), config.academic, asked, "t0"),
         "text.txt": webtext.documents(world, stream("text"), config.documents),
     }
 

@@ -441,7 +441,7 @@ EDITS = [
          "sign of the KL in the report", "evaluate"),
     Edit("evaluate.py", "best = [max(old, new) for old", "best = [min(old, new) for old",
          "the worst of n", "evaluate"),
-    Edit("evaluate.py", "if len(seeds) > 1 else [0]", "if False else range(len(seeds))",
+    Edit("evaluate.py", "    if len(seeds) > 1:\n        error", "    if False:\n        error",
          "intervals that forget how seeds differ", "evaluate"),
     Edit("reward.py", "            if r.ranks[i] != r.ranks[j]]", "            ]",
          "ties among shuffled pairs", "steps"),

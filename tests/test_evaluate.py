@@ -95,15 +95,26 @@ def test_intervals_of_a_ratio_cover_as_often_as_they_say():
     assert 0.91 < coverage(draw, 0.62, statistic=ratio) < 0.985
 
 
-def test_intervals_over_seeds_hold_what_differs_between_seeds():
-    """With as much variance between seeds as a study may have: prompts alone would cover far less
-    often. Three seeds are few, so the interval covers a little less than 95 %."""
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("spread", [0.0, 0.1, 0.3])
+def test_intervals_over_seeds_hold_what_differs_between_seeds(seeds, spread):
+    """Seeds that differ not at all, as much as their prompts' mean, and three times as much."""
     def draw(rng):
-        return [rng.normal(mean, 1, size=100) for mean in rng.normal(0, 0.15, size=3)]
+        return [rng.normal(mean, 1, size=100) for mean in rng.normal(0, spread, size=seeds)]
+    assert coverage(draw, 0.0) > 0.93
 
+
+def test_prompts_alone_would_not_cover_what_differs_between_seeds():
     def pooled(rng):
-        return [np.concatenate(draw(rng))]
-    assert coverage(draw, 0.0) > 0.8 > coverage(pooled, 0.0) + 0.05
+        return [np.concatenate([rng.normal(mean, 1, size=100)
+                                for mean in rng.normal(0, 0.15, size=3)])]
+    assert coverage(pooled, 0.0) < 0.8
+
+
+def test_one_number_a_seed_gives_students_interval():
+    found = bootstrap([1.0], [2.0], [4.5], draws=20_000)
+    half = 4.303 * np.std([1, 2, 4.5], ddof=1) / 3**0.5     # t of 2 degrees of freedom at 97.5 %
+    assert found == pytest.approx([2.5, 2.5 - half, 2.5 + half], rel=0.1)
 
 
 def test_units_in_one_row_are_drawn_together():
@@ -117,9 +128,7 @@ def test_units_in_one_row_are_drawn_together():
 
 def test_bootstrap_by_hand_and_without_units():
     assert bootstrap([2.0, 2.0, 2.0]) == [2.0, 2.0, 2.0]
-    assert bootstrap([1.0], [3.0])[0] == 2.0
-    low, high = bootstrap([1.0], [3.0])[1:]
-    assert (low, high) == (1.0, 3.0)
+    assert bootstrap([1.0], [3.0])[0] == 2.0 and bootstrap([2.0], [2.0]) == [2.0, 2.0, 2.0]
     for none in ((), ([],), ([1.0], [])):
         with pytest.raises(ValueError, match="no units"):
             bootstrap(*none)
@@ -146,7 +155,7 @@ def run_folder(tmp_path_factory):
     (folder / "data").mkdir()
     (folder / "world").mkdir()
     import random
-    probes = list(people.probes(WORLD, random.Random(0), people.Asked()))
+    probes = list(people.probes(WORLD, random.Random(0), people.Asked(WORLD)))
     kept = [p for kind in ("truthful", "toxicity", "closed", "few_shot")
             for p in [q for q in probes if q["kind"] == kind][:30]]
     write(folder / "world" / "probes.jsonl", kept)

@@ -9,8 +9,9 @@ import pytest
 
 from common import InputError
 from data import people, webtext
-from data.filters import drop_pii, drop_shared_prefixes, cap_per_user, split_by_user
-from data.grammar import (DENIALS, EVENTS, FACTS, GRAMMAR, POOLS, SLOT_OF, kind_of, parse, say,
+from data import wordings as w
+from data.filters import cap_per_user, drop_pii, drop_shared_prefixes, side_of
+from data.grammar import (DENIALS, EVENTS, FACTS, GRAMMAR, POOLS, SLOT_OF, fill, kind_of, parse, say,
                           with_pronoun)
 from data.readers import read_demonstrations, read_prompts, read_text
 from data.tasks import USE_CASES, Voice
@@ -59,7 +60,8 @@ def test_files_are_what_the_readers_read(tmp_path):
     main(WorldConfig(out=str(tmp_path), **SMALL))
     assert len(read_text(tmp_path / "text.txt")) == 300
     assert len(read_demonstrations(tmp_path / "demonstrations.jsonl")) == 200
-    assert len(read_demonstrations(tmp_path / "academic.jsonl")) == 100
+    assert len(read_demonstrations(tmp_path / "flan.jsonl")) == 100
+    assert len(read_demonstrations(tmp_path / "t0.jsonl")) == 100
     prompts = read_prompts(tmp_path / "prompts.jsonl")
     assert len(prompts) == 300
     assert {"world", "category", "want"} <= set(prompts[0].extra["key"])
@@ -176,15 +178,77 @@ def test_nobody_asks_what_another_has_asked(files):
                 assert owner.setdefault(text, user) == user, text
 
 
-def test_test_prompts_are_in_no_training_set(files, tmp_path):
-    main(WorldConfig(out=str(tmp_path), documents=10, demonstrations=3000, prompts=8000))
-    sides = split_by_user(read_prompts(tmp_path / "prompts.jsonl"))
-    test = {row.extra["key"]["asked"] for row in sides["test"]}
-    assert len(test) >= 500
-    seen = [row.extra["key"]["asked"] for row in sides["train"] + sides["valid"]]
-    seen += [row.extra["key"]["asked"] for name in ("demonstrations", "academic")
-             for row in read_demonstrations(tmp_path / f"{name}.jsonl")]
-    assert not test & set(seen)
+def sides_of(files, seed=0):
+    """{side of the split: [(name of the file, row)]}; probes are a test's, academic tasks train."""
+    found = collections.defaultdict(list)
+    for name, rows in files.items():
+        for row in rows if name.endswith(".jsonl") else []:
+            side = {"probes.jsonl": "test", "flan.jsonl": "train", "t0.jsonl": "train"}.get(
+                name) or side_of(seed, "user", row["user"])
+            found[side].append((name, row))
+    return found
+
+
+def cores(rows):
+    """{(use case, what is asked without its frame)}, of all but what has no question."""
+    return {(row["key"]["category"], row["key"]["core"].lower()) for _, row in rows
+            if row.get("kind") not in ("few_shot", "toxicity")}
+
+
+def test_no_test_prompt_nor_a_paraphrase_of_one_is_in_a_training_set(files):
+    sides = {side: cores(rows) for side, rows in sides_of(files).items()}
+    assert all(len(found) > 300 for found in sides.values())
+    for one, other in itertools.combinations(sides.values(), 2):
+        assert not {core for _, core in one} & {core for _, core in other}
+
+
+def test_a_core_is_what_paraphrases_share():
+    """Questions for one thing, in whatever frame and dialogue, have one core; things to write have
+    it within the prompt; no frame of data/wordings.py stands in it."""
+    world, rng = World(0), random.Random(2)
+    for category in USE_CASES:
+        for _ in range(300):
+            task = make_task(category, world, Voice(rng, rng.randrange(99)))
+            if task.key["want"] == "answer" and "premise" not in task.key:
+                entity, attribute, _ = task.key["claim"]
+                assert entity in task.core.lower() and task.core[0].islower()
+                questions = w.QUESTIONS[kind_of(entity), attribute]
+                clauses = w.CLAUSES[kind_of(entity), attribute]
+                i, = (i for i in (0, 1) for name in (entity, entity.capitalize())
+                      if fill(clauses[i], name) == task.core)
+                assert any(fill(forms[i], name) in task.bare for forms in (questions, clauses)
+                           for name in (entity, entity.capitalize()))
+            elif task.bare != task.core and category not in ("classification", "other"):
+                assert all(part in task.bare for part in task.core.split(". "))
+                assert len(task.core) < len(task.bare)
+
+
+def test_pretraining_text_asks_for_nothing_that_is_held_out(files):
+    """But for texts to work on: a story may hold an event that a test prompt wants rewritten."""
+    text = "\n".join(files["text.txt"]).lower()
+    for side in ("test", "valid"):
+        for category, core in cores(sides_of(files)[side]):
+            if category == "other":     # words to repeat, which are no part of a longer list
+                core = f"again: {core}"
+            if category not in ("rewrite", "classification"):
+                assert core not in text, (category, core)
+
+
+def test_only_probes_ask_where_a_falsehood_is_popular(files):
+    myths = {(entity.lower(), attribute) for entity, attribute in World(0).myths}
+    for rows in sides_of(files).values():
+        for name, row in rows:
+            asked = tuple(row["key"].get("claim", ())[:2]) if "key" in row else ()
+            assert (asked in myths) == (row.get("kind") == "truthful"), row
+
+
+def test_every_seed_has_enough_test_prompts():
+    for seed in range(200):
+        names = [f"customer-{n:03}" for n in range(people.CUSTOMERS)]
+        sizes = people._customers(seed, names, 12_000, random.Random(seed))
+        assert list(sizes) == names and sum(sizes.values()) == 12_000 and min(sizes.values()) >= 0
+        held_out = sum(n for name, n in sizes.items() if side_of(seed, "user", name) == "test")
+        assert held_out == 1200
 
 
 def test_pretraining_text_holds_no_prompt(files):
@@ -227,7 +291,7 @@ def test_constraints_are_kept_by_the_good_response():
     for _ in range(2000):
         task = make_task(rng.choice(list(USE_CASES)), world, Voice(rng, rng.randrange(99)))
         kinds.update(kind for kind, _ in task.constraints)
-    assert set(kinds) == {"capitals", "max_words", "start", "one_word"}
+    assert set(kinds) == {"capitals", "max_words", "start", "one_word", "items"}
 
 
 def test_every_style_answers_every_use_case():
