@@ -317,11 +317,11 @@ class Study:
             return None
         weight = (kl - steps[above - 1]) / (steps[above] - steps[above - 1])
         sft, two = self.smallest("sft"), names[above - 1:above + 1]
-        rewards, wins = ([low + weight * (high - low)] for low, high in (
-            [run_.observe(m)["reward"] for m in two], [run_.wins(m, sft) for m in two]))
-        mine = {"reward": run_.observe(model)["reward"], "win_rate": run_.wins(model, sft)}
-        return {"kl": run_.observe(model)["kl"], **mine, "reward_best": rewards[0],
-                "win_rate_best": wins[0], "win_rate_more": mine["win_rate"] - wins[0]}
+        rewards = [run_.observe(m)["reward"] for m in (model, *two)]
+        wins = [np.array(run_.wins(m, sft)) for m in (model, *two)]
+        best = [(1 - weight) * low + weight * high for _, low, high in (rewards, wins)]
+        return {"kl": run_.observe(model)["kl"], "reward": rewards[0], "reward_best": best[0],
+                "win_rate": wins[0], "win_rate_best": best[1], "win_rate_more": wins[0] - best[1]}
 
     def epochs(self):
         """SFT epoch by epoch, over the seeds that have the paper's 16, and reward models of four."""

@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -361,11 +362,24 @@ def numbers_of(results):
                 yield from numbers_of(value)
 
 
+def strays(results, report):
+    """Numbers of a report, but for the answers it quotes, that neither the results hold, nor the
+    paper (which stand in its columns, and in `report.reward_model`)."""
+    known = set(re.findall(r"-?\d+\.\d+", " ".join(
+        [*numbers_of(results), *(c["paper"] for c in results.get("claims", ())),
+         "72.4 0.4 69.6 0.9 72.6 1.5 77.3 1.3 27.8",
+         *(f"{x:.2f}" for c in results["curves"].values() for xs in c.values() for x in xs),
+         *(label for rows in results.get("sweeps", {}).values() for label in rows),
+         *results.get("sweeps", {})])))
+    tables = report[:report.index("## Answers, drawn at random")]
+    return set(re.findall(r"(?<![§\w.])-?\d+\.\d+", tables)) - known
+
+
 def test_every_number_of_the_report_stands_in_the_results(reported):
     results, report = reported
-    printed = set(re.findall(r"-?\d+\.\d+ \[-?\d+\.\d+, -?\d+\.\d+\]", report))
-    assert len(printed) > 40
-    assert not printed - set(numbers_of(results))
+    assert len(set(numbers_of(results))) > 40
+    assert not strays(results, report)
+    assert strays(results, report.replace(". Brackets", " 99.9. Brackets")) == {"99.9"}
 
 
 def test_the_report_has_the_tables_of_one_size(reported):
@@ -395,26 +409,96 @@ def test_the_same_run_gives_the_same_report(answered, reported, tmp_path):
     assert (tmp_path / "report.md").read_text() == reported[1]
 
 
-def test_several_seeds_and_sizes(answered, tmp_path):
-    """Two copies of a run as two seeds, its models also as another size: the same figures."""
-    import shutil
+SMALL = ["ptx_0.1", "ptx_0.3", "ptx_3", "ptx_10", "ptx_30", "ptx_100", "kl_0.02", "kl_0.05",
+         "kl_0.3", "kl_1", "kl_3", "no_kl-4", "no_kl-8", "from_base"]
+
+
+@pytest.fixture(scope="module")
+def whole(answered, tmp_path_factory):
+    """Two copies of a run as two seeds, its models also as another size, with all that a study
+    adds to them: (results.json, report.md)."""
+    folder = tmp_path_factory.mktemp("study")
     for seed in (1, 2):
-        shutil.copytree(answered, tmp_path / f"world-{seed}")
-        for name in ("prompted", "base", "ppo"):  # fewer models, in less time
-            (tmp_path / f"world-{seed}" / "answers" / f"{name}.jsonl").unlink()
-        shutil.copytree(tmp_path / f"world-{seed}" / "answers",
-                        tmp_path / f"world-{seed}" / "mini-s" / "answers")
+        home = folder / f"world-{seed}"
+        shutil.copytree(answered, home)
+        for name in ("flan", "t0"):
+            shutil.copy(home / "answers" / "base.jsonl", home / "answers" / f"{name}.jsonl")
+        shutil.copytree(home / "answers", home / "mini-s" / "answers")
+        test = units(home, "ppo", "test")
+        for name in SMALL:
+            shutil.copy(home / "answers" / "ppo.jsonl", home / "mini-s" / "answers" / f"{name}.jsonl")
+        kl = sum(u["kl"] for u in test) / len(test)
+        for k, n in enumerate(study.BEST_OF):   # PPO's KL is a third of the way from 4 to 8
+            write(home / "mini-s" / "answers" / f"best_of_{n}.jsonl",
+                  [u | {"reward": float(k), "kl": kl + k - 2 - 1 / 3} for u in test])
+        write(home / "sft16.jsonl", [{"step": n, "valid_loss": 1 + 0.1 * n, "valid_reward": 0.1 * n}
+                                     for n in range(4)])
+    home = folder / "world-1"       # the longest parts are the first seed's only
+    shutil.copy(home / "answers" / "ppo.jsonl", home / "answers" / "again.jsonl")
+    for name, epochs in (("epochs", 2), ("pairs", 1)):
+        write(home / f"reward-{name}.jsonl",
+              [{"step": 2 * n + k, "accuracy": 0.5 + 0.25 * k, "pairs": 10 + 20 * k}
+               | ({"valid_accuracy": 0.625, "valid_loss": 0.6} if k else {})
+               for n in range(epochs) for k in (0, 1)])
+    for name in ("epochs", "pairs", *(f"{part}-{g}" for part in ("fold", "within") for g in "ABCDE")):
+        shutil.copy(home / "accuracy" / "training.jsonl", home / "accuracy" / f"{name}.jsonl")
     study.main(study.StudyConfig(
-        runs=tuple(str(tmp_path / f"world-{s}") for s in (1, 2)), sizes=("mini-s", "mini"),
-        out=str(tmp_path / "study")))
-    results = json.loads((tmp_path / "study" / "results.json").read_text())
+        runs=tuple(str(folder / f"world-{s}") for s in (1, 2)), sizes=("mini-s", "mini"),
+        out=str(folder / "study")))
+    return json.loads((folder / "study" / "results.json").read_text()), \
+        (folder / "study" / "report.md").read_text()
+
+
+def test_several_seeds_and_sizes(answered, reported, whole):
+    results, report = whole
     one, two = (results["models"][size]["sft"]["reward"][0] for size in ("mini-s", "mini"))
-    single = json.loads((answered / "results.json").read_text())
-    assert one == two == pytest.approx(single["models"]["mini"]["sft"]["reward"][0])
-    report = (tmp_path / "study" / "report.md").read_text()
-    assert "## Figure 1" in report and "## Figure 3" in report and "bootstrap over prompts and" \
-        in report
-    assert len(set(re.findall(r"\d+\.\d+ \[", report))) > 15
+    assert one == two == pytest.approx(reported[0]["models"]["mini"]["sft"]["reward"][0])
+    for title in ("Figure 1", "Figure 3", "Figure 33", "Figure 34", "Without a KL penalty",
+                  "Best of n", "Ablations", "PPO against best of n at equal KL", "SFT by epochs",
+                  "A second round of comparisons (mini), 1 seed of 2", "The paper's claims",
+                  "Reward models by epochs: all pairs of a prompt in one batch, 1 seed of 2"):
+        assert f"## {title}" in report, title
+    assert "bootstrap over prompts and" in report
+    assert not strays(results, report)
+
+
+def test_a_sweep_has_the_models_that_it_names(answered, whole):
+    sweeps = whole[0]["sweeps"]
+    ppo = whole[0]["models"]["mini-s"]["ppo"]
+    for title, labels in (("Figure 33", ["0 (PPO)", "0.1", "0.3", "1 (PPO-ptx)", "3", "10", "30",
+                                         "100"]),
+                          ("Figure 34", ["0", "0.02", "0.05", "0.12 (PPO)", "0.3", "1", "3"]),
+                          ("Without a KL", ["4", "8"])):
+        rows, = (rows for name, rows in sweeps.items() if name.startswith(title))
+        assert list(rows) == labels
+        for label, row in rows.items():     # all are copies of PPO's answers, but PPO-ptx's
+            if "ptx" not in label:
+                assert row["reward"] == ppo["reward"] and row["few_shot"] == ppo["few_shot"]
+
+
+def test_best_of_n_is_compared_at_ppos_own_kl(answered, whole):
+    """Rewards of n = 4 and 8 are made 2 and 3 here, and PPO's KL a third of the way between."""
+    row = whole[0]["sweeps"]["PPO against best of n at equal KL (mini-s)"]["0.12 (PPO)"]
+    assert row["reward_best"][0] == pytest.approx(2 + 1 / 3, abs=1e-4)
+    assert row["win_rate_more"] == [0.0] * 3    # they are its own answers
+    assert row["reward"] == whole[0]["models"]["mini-s"]["ppo"]["reward"]
+
+
+def test_a_reward_models_epoch_has_its_batches_accuracy(whole):
+    rows = whole[0]["sweeps"][
+        "Reward models by epochs: all pairs of a prompt in one batch, 1 seed of 2"]
+    for epoch in ("1", "2"):    # 5 of 10 pairs and 22.5 of 30
+        assert rows[epoch]["train_accuracy"][0] == pytest.approx(27.5 / 40)
+        assert rows[epoch]["accuracy"][0] == 0.625
+
+
+def test_claims_say_how_many_seeds_they_rest_on(whole):
+    seeds = {c["claim"]: c["seeds"] for c in whole[0]["claims"]}
+    assert seeds["mini predicts text better than mini-s"] == 2
+    assert seeds["PPO-ptx of a second round is preferred to that of the first"] == 1
+    assert seeds["a reward model of one epoch predicts better than one of four"] == 1
+    assert {c["section"] for c in whole[0]["claims"]} >= {"4.1", "4.2", "3.1", "3.5", "C.1", "C.2",
+                                                         "C.4"}
 
 
 def test_verdicts():
