@@ -210,18 +210,8 @@ def not_finite(contents, name=""):
                               for key, part in parts)), None)
 
 
-def on_cpu(contents):
-    """The same nested dicts, lists and tuples with all tensors in host memory."""
-    if isinstance(contents, dict):
-        return {key: on_cpu(part) for key, part in contents.items()}
-    if isinstance(contents, (list, tuple)):
-        return type(contents)(map(on_cpu, contents))
-    return contents.cpu() if isinstance(contents, torch.Tensor) else contents
-
-
 def save_checkpoint(path, **contents):
-    """Write `path` whole or not at all: aside, flushed to the disk, then renamed. Tensors are
-    written from host memory, so that a file made on a GPU opens where there is none. Raises
+    """Write `path` whole or not at all: aside, flushed to the disk, then renamed. Raises
     FloatingPointError, and writes nothing, where a tensor holds something not finite."""
     path = Path(path)
     if name := not_finite(contents):
@@ -230,7 +220,7 @@ def save_checkpoint(path, **contents):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
-            torch.save(on_cpu(contents), file)
+            torch.save(contents, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
@@ -339,7 +329,9 @@ def device_of(name):
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; expected cpu or auto")
     gpu = torch.cuda.is_available() and name != "cpu"
-    if not gpu:
+    if gpu:  # cuDNN's attention plans anew for each shape, and nearly every batch has its own
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    else:
         keep_freed_memory()
     return torch.device("cuda" if gpu else "cpu")
 
@@ -524,12 +516,16 @@ class Stage:
 
     def keep(self, weights, step):
         """Write the model as it is after `step` steps beside the result: ppo-10.pt."""
-        save_checkpoint(self.out.with_stem(f"{self.out.stem}-{step}"), **self.about, step=step,
-                        weights=weights)
+        self._save_model(self.out.with_stem(f"{self.out.stem}-{step}"), weights, step=step)
+
+    def _save_model(self, path, weights, **more):
+        """From host memory, so that what a GPU made opens where there is none."""
+        save_checkpoint(path, **self.about, **more,
+                        weights={name: weight.cpu() for name, weight in weights.items()})
 
     def finish(self, weights, step, **more):
         """Write the result and remove what was only there to resume."""
-        save_checkpoint(self.out, **self.about, step=step, weights=weights, **more)
+        self._save_model(self.out, weights, step=step, **more)
         for path in self.saved:
             path.unlink(missing_ok=True)
         self.out.with_suffix(".lock").unlink(missing_ok=True)

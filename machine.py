@@ -12,8 +12,9 @@
 import ctypes
 import os
 import shutil
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 
 import torch
@@ -102,13 +103,15 @@ class Replayed:
 
     `key` names the kind: the shape of x, and all that decides which operations `step` does on which
     tensors. It must change tensors in place, and nothing else that lasts. The next call overwrites
-    what a call returned. Where recording fails it says so and runs as written."""
+    what a call returned. Where recording fails it says so, and this process runs as written."""
+
+    works = True
 
     def __init__(self, step, device):
         self.step, self.on, self.key, self.play = step, device.type == "cuda", None, None
 
     def __call__(self, x, key):
-        if not self.on:
+        if not (self.on and Replayed.works):
             return self.step(x)
         if key != self.key:
             self.key, self.play = key, None
@@ -118,7 +121,7 @@ class Replayed:
                 self.play = record(self.step, x)
             except RuntimeError as error:
                 print(f"no CUDA graph, sampling step by step: {error}", flush=True)
-                self.on = False
+                Replayed.works = False
                 return self.step(x)
         return self.play(x)
 
@@ -126,16 +129,8 @@ class Replayed:
 def record(step, x):
     """play(x), which does on the GPU what step(x) did when it was recorded, on the same memory.
     (Not by torch.cuda.graph: that empties the allocator's cache each time.)"""
-    given, graph = x.clone(), torch.cuda.CUDAGraph()
-    stream = _recording_stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        graph.capture_begin(capture_error_mode="thread_local")
-        try:
-            result = step(given)
-        finally:
-            graph.capture_end()
-    torch.cuda.current_stream().wait_stream(stream)
+    given, (stream, keeper) = x.clone(), _recorder()
+    graph, result = _capture(partial(step, given), stream, keeper.pool())
 
     def play(x):
         given.copy_(x)
@@ -144,10 +139,33 @@ def record(step, x):
     return play
 
 
+def _capture(work, stream, *pool):
+    """(graph, what work() returned): its operations on the GPU, none of which has run yet."""
+    graph = torch.cuda.CUDAGraph()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        graph.capture_begin(*pool, capture_error_mode="thread_local")
+        try:
+            result = work()
+        finally:
+            try:
+                graph.capture_end()
+            except RuntimeError:  # torch may then go on to take memory from the graph's pool
+                for one in pool:
+                    with suppress(RuntimeError):
+                        torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), one)
+                raise
+    torch.cuda.current_stream().wait_stream(stream)
+    return graph, result
+
+
 @cache
-def _recording_stream():
-    """One for all: cuBLAS keeps memory for each stream that it has worked on."""
-    return torch.cuda.Stream()
+def _recorder():
+    """A stream, as cuBLAS keeps memory for each that it has worked on; and a graph that lives as
+    long as the process and with it the memory which all recordings share: what belongs to no graph
+    any more, torch keeps and does not use again."""
+    stream, x = torch.cuda.Stream(), torch.zeros(1, device="cuda")
+    return stream, _capture(lambda: x + 1, stream)[0]
 
 
 @contextmanager
@@ -194,16 +212,22 @@ def step_in_backward(model, optimizer, rate, on):
 COMPILE_FROM = 10**7  # parameters: less trains sooner than the compiler is done
 
 
-def compile_decoder(model, mode):
+def compile_decoder(model, mode, device):
     """torch.compile the decoder's training pass where `mode` is on, or auto for a model of some
-    size on a GPU; sampling with the cache stays as it is. Without a C compiler it says so and runs
-    as written."""
+    size whose passes run on a GPU; sampling with the cache stays as it is. Without a C compiler, or
+    on a GPU without Python's headers, it says so and runs as written."""
     if mode == "auto":
-        gpu = model.decoder.wte.weight.device.type != "cpu"
-        mode = "on" if gpu and sum(p.numel() for p in model.parameters()) >= COMPILE_FROM else "off"
+        large = sum(p.numel() for p in model.parameters()) >= COMPILE_FROM
+        mode = "on" if large and device.type != "cpu" else "off"
     if mode == "off":
         return
-    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "c++", "cl"))):
-        print("torch.compile needs a C++ compiler and finds none: running uncompiled", flush=True)
+    headers = os.path.join(sysconfig.get_paths()["include"], "Python.h")
+    missing = ("a C++ compiler" if not any(map(shutil.which, (
+        os.environ.get("CXX", "g++"), "clang++", "c++", "cl"))) else
+        headers if device.type != "cpu" and not os.path.exists(headers) else None)
+    if missing:
+        print(f"torch.compile needs {missing} and finds none: running uncompiled", flush=True)
         return
+    # policy, value function, π_sft and reward model share one code: each shape and mode is a variant
+    torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
     model.decoder.compile(dynamic=True)

@@ -244,9 +244,10 @@ def roll_out(policy, reference, reward_model, value_model, prompts, eos, config)
             seen = look(part)
         column[(rows, slice(seen.shape[1])) if seen.dim() == 2 else rows] = seen
 
-    quarter = -(-int(samples.lens_B.sum()) // 4)  # so that a CPU's cores end at about one time
-    micro = list(rollout.micro_batches(torch.arange(len(prompts), device=device),
-                                       min(quarter, config.micro_tokens)))
+    micro_tokens = config.micro_tokens
+    if device.type == "cpu":  # so that its cores end at about one time
+        micro_tokens = min(micro_tokens, -(-int(samples.lens_B.sum()) // 4))
+    micro = list(rollout.micro_batches(torch.arange(len(prompts), device=device), micro_tokens))
     for model, column, look in (
             (reference, rollout.ref_logprobs_BR, lambda part: response_logprobs(
                 reference, part.tokens_BT, part.prompt_lens_B, part.mask_BR, config.temperature)),
@@ -419,7 +420,10 @@ def load(config, tokenizer, device):
         frozen.requires_grad_(False).to("cpu" if config.offload else device)
     policy.decoder.recompute = value_model.decoder.recompute = config.recompute
     for model in (policy, value_model, reference, reward_model):
-        compile_decoder(model, config.compile)
+        # a compiled pass gives back all its gradients together, which step_in_backward is to avoid
+        trained = model in (policy, value_model)
+        compile_decoder(model, "off" if config.step_in_backward and trained else config.compile,
+                        device)
     return reference, reward_model, State(policy, average, value_model,
                                           adam(policy, config.policy_rate),
                                           adam(value_model, config.value_rate))

@@ -242,7 +242,7 @@ def main(config):
     tokenizer = load_tokenizer(config.tokenizer)
     reward_model = from_gpt(config.init, tokenizer, config)
     reward_model.decoder.recompute = config.recompute
-    compile_decoder(reward_model, config.compile)
+    compile_decoder(reward_model, config.compile, reward_model.head.weight.device)
     limit = min(config.max_tokens, reward_model.config.n_ctx)
     rankings = load_rankings(config.comparisons, tokenizer, limit)
     valid = load_rankings(config.valid, tokenizer, limit) if config.valid else []

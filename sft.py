@@ -250,7 +250,7 @@ def main(config):
     tokenizer = load_tokenizer(config.tokenizer)
     model = first_model(config, tokenizer).to(device).train()
     model.decoder.recompute = config.recompute
-    compile_decoder(model, config.compile)
+    compile_decoder(model, config.compile, device)
     data = Data(config, tokenizer, model.config.n_ctx)
     validation = Validation(config, tokenizer, device, model.config.n_ctx)
     optimizer = adam(model, config.rate, config.weight_decay)

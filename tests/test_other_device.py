@@ -94,14 +94,16 @@ def test_sampling_waits_for_the_device_once_in_eight_steps():
     assert count(32) - count(16) == 2
 
 
-@pytest.mark.parametrize("mode, width, compiled", [
-    ("auto", 16, False), ("auto", 1600, True), ("on", 16, True), ("off", 1600, False)])
-def test_large_models_are_compiled_on_a_gpu(monkeypatch, mode, width, compiled):
+@pytest.mark.parametrize("mode, width, device, compiled", [
+    ("auto", 16, "cuda", False), ("auto", 1600, "cuda", True), ("auto", 1600, "cpu", False),
+    ("on", 16, "cpu", True), ("off", 1600, "cuda", False)])
+def test_large_models_are_compiled_on_a_gpu(monkeypatch, mode, width, device, compiled):
     done = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **more: done.append(module))
     with torch.device("meta"):
         model = GPT(GPTConfig(vocab_size=11, n_ctx=8, n_layer=1, n_head=1, d_model=width))
-    machine.compile_decoder(model, mode)
+    monkeypatch.setattr("os.path.exists", lambda path: True)
+    machine.compile_decoder(model, mode, torch.device(device))
     assert done == [model.decoder] * compiled
 
 
