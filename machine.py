@@ -62,28 +62,49 @@ def keep_freed_memory():
 PACKED_FROM = 2**19  # elements of a matrix: below, a call costs more than it saves
 
 
+def product_dtype(weight):
+    """The dtype of products by this weight here: autocast's, where that is on."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
+def wide_product(a, b):
+    """a @ b in fp32 of two matrices in bf16."""
+    if a.is_cuda and a.dtype != torch.float32:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    with torch.autocast(a.device.type, enabled=False):
+        return a.float() @ b.float()
+
+
 @contextmanager
 def packed(model, rows):
     """Within this context, on a CPU, a language model multiplies by copies of its large matrices,
     laid out in blocks that oneDNN reads as they lie: about twice as fast where a product has few
-    rows. For passes without gradients, while the weights don't change; where torch was built
-    without oneDNN it does nothing."""
-    products = []
-    if (model.decoder.wte.weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-            and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
-        products = [(model, "unembed", model.decoder.wte.weight, None)]
+    rows. Under autocast it unembeds by one copy, instead of rounding anew each time. For passes
+    without gradients, while the weights don't change; where torch was built without oneDNN and no
+    autocast is on it does nothing."""
+    weight, instead = model.decoder.wte.weight, []
+    if torch.is_autocast_enabled(weight.device.type):
+        low_DV = weight.detach().to(product_dtype(weight)).t()
+        instead = [(model, "unembed", lambda x: wide_product(x.to(low_DV.dtype), low_DV))]
+    elif weight.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        products = [(model, "unembed", weight, None)]
         products += [(layer, "forward", layer.weight, layer.bias) for layer in model.modules()
                      if isinstance(layer, nn.Linear)]
-        products = [(owner, name, weight, bias) for owner, name, weight, bias in products
-                    if weight.dtype == torch.float32 and weight.numel() >= PACKED_FROM]
-    for owner, name, weight, bias in products:
-        blocks = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
-        setattr(owner, name, partial(_packed_product, blocks, bias))
+        instead = [(owner, name, partial(_packed_product, _blocks(matrix, rows), bias))
+                   for owner, name, matrix, bias in products
+                   if matrix.dtype == torch.float32 and matrix.numel() >= PACKED_FROM]
+    for owner, name, product in instead:
+        setattr(owner, name, product)
     try:
         yield
     finally:
-        for owner, name, _, _ in products:
+        for owner, name, _ in instead:
             delattr(owner, name)
+
+
+def _blocks(matrix, rows):
+    return torch.ops.mkldnn._reorder_linear_weight(matrix.detach(), rows)
 
 
 def _packed_product(blocks, bias, x):

@@ -18,7 +18,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from machine import Replayed, packed, positions_at_once
+from machine import Replayed, packed, positions_at_once, product_dtype, wide_product
 
 # -- sizes (App. C; GPT-3, Table 2.1; GPT-2, Table 2) -------------------------------------------
 
@@ -294,6 +294,24 @@ class Decoder(nn.Module):
         return self.ln_f(x_B1D)[:, 0]
 
 
+class WideProduct(torch.autograd.Function):
+    """x_ND · w_VDᵀ, N×V in fp32, of factors in autocast's dtype; gradients likewise."""
+
+    @staticmethod
+    def forward(ctx, x_ND, w_VD):
+        ctx.dtypes, low = (x_ND.dtype, w_VD.dtype), product_dtype(w_VD)
+        x_ND, w_VD = x_ND.to(low), w_VD.to(low)
+        ctx.save_for_backward(x_ND, w_VD)
+        return wide_product(x_ND, w_VD.t())
+
+    @staticmethod
+    def backward(ctx, grad_NV):
+        x_ND, w_VD = ctx.saved_tensors
+        grad_NV, (x_dtype, w_dtype) = grad_NV.to(x_ND.dtype), ctx.dtypes
+        return (wide_product(grad_NV, w_VD).to(x_dtype),
+                wide_product(grad_NV.t(), x_ND).to(w_dtype))
+
+
 class GPT(nn.Module):
     """A language model: the decoder, unembedded by its own token embedding."""
 
@@ -302,7 +320,13 @@ class GPT(nn.Module):
         self.config, self.decoder = config, Decoder(config)
 
     def unembed(self, hidden_ND):
-        return F.linear(hidden_ND, self.decoder.wte.weight)
+        """logits_NV; any leading shape N. Under autocast only the factors are rounded: GPT-2's
+        logits lie around −60, where bf16 has steps of a quarter."""
+        weight_VD = self.decoder.wte.weight
+        if torch.is_autocast_enabled(hidden_ND.device.type):
+            return WideProduct.apply(hidden_ND.flatten(0, -2), weight_VD).unflatten(
+                0, hidden_ND.shape[:-1])
+        return F.linear(hidden_ND, weight_VD)
 
     def forward(self, tokens_BT):
         """logits_BTV; raises ValueError where T exceeds the context."""
@@ -521,7 +545,7 @@ def sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
     cpu = rows_b.device.type == "cpu"
     look_every = 1 if cpu else 8  # steps; to look makes a GPU wait
     worth = 0.75 if cpu else 0.5  # of the rows left: to copy the cache for, and to record anew
-    like = model.unembed(model.decoder.wte.weight[:1])  # of the dtype that products have here
+    like = model.decoder.wte.weight.new_empty(0, dtype=product_dtype(model.decoder.wte.weight))
     cache = KVCache(model.config, len(rows_b), P + R, like, positions_at_once(rows_b.device))
     decode = Replayed(partial(model.decoder.decode, cache=cache), rows_b.device)
     hidden_bPD = model.decoder.prefill(tokens_BT[rows_b, :P], cache)

@@ -60,6 +60,8 @@ EDITS = [
          "a mask on the CPU whatever the device", "other_device::ends_with"),
     Edit("common.py", "{name: weight.cpu() for name, weight in weights.items()}", "weights",
          "a GPU's checkpoint opens only where there is one", "other_device::ends_with"),
+    Edit("model.py", "        if torch.is_autocast_enabled(hidden_ND.device.type):",
+         "        if False:", "logits rounded to bf16", "fast_paths::not_rounded"),
     Edit("model.py", "        self.lens_B += 1", "        self.lens_B = self.lens_B + 1",
          "a recorded step goes on with old positions", "fast_paths::played"),
     Edit("model.py", "(len(rows_b), cache.shown))", "len(rows_b))",

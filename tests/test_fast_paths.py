@@ -145,7 +145,8 @@ def test_weights_of_other_kinds_are_not_packed():
     with packed(model.double(), 3):
         assert "unembed" not in vars(model)
     with torch.autocast("cpu", dtype=torch.bfloat16), packed(model.float(), 3):
-        assert "unembed" not in vars(model)
+        assert "forward" not in vars(model.decoder.h[0].mlp.c_fc)
+        assert model.unembed(torch.ones(2, 512)).dtype == torch.float32
     with pytest.raises(ZeroDivisionError), packed(model, 3):
         assert "unembed" in vars(model)
         1 / 0
@@ -269,6 +270,36 @@ def test_another_kind_of_step_is_recorded_anew(monkeypatch):
         assert step(torch.zeros(n), n).tolist() == [1.0] * n
     assert recorded == [3, 2]
     assert machine.Replayed(len, torch.device("cpu"))([0, 0], "kind") == 2 and recorded == [3, 2]
+
+
+def test_in_low_precision_logits_are_not_rounded():
+    """As GPT-2's they lie far from 0, here around −60: the sampler and training still agree."""
+    model = randomize(GPT(GPTConfig(vocab_size=101, n_ctx=40, n_layer=2, n_head=2, d_model=64)), 0.1)
+    with torch.no_grad():
+        model.decoder.ln_f.weight[0], model.decoder.ln_f.bias[0] = 0.0, 20.0
+        model.decoder.wte.weight[:, 0] = -3.0
+    prompts = torch.randint(101, (64, 8)).tolist()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        samples = generate(model, prompts, 32, generator=torch.Generator().manual_seed(0))
+        logits = model(samples.tokens_BT)
+        again = response_logprobs(model, samples.tokens_BT, samples.prompt_lens_B, samples.mask_BR)
+    assert logits.dtype == torch.float32 and -70 < logits.mean() < -50
+    assert (again - samples.logprobs_BR).abs().max() < 0.05
+
+
+def test_a_wide_product_has_the_gradients_of_a_product():
+    model, ids = randomize(GPT(SHAPE)), torch.randint(29, (4, 20))
+    everything = torch.ones_like(ids, dtype=torch.bool)
+
+    def found(low):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+            loss = -models.target_logprobs(model, ids, everything).mean()
+        loss.backward()
+        return loss.detach(), model.decoder.wte.weight.grad.clone()
+    for low, exact in zip(found(True), found(False), strict=True):
+        assert low.dtype == torch.float32
+        torch.testing.assert_close(low, exact, rtol=0.03, atol=0.03 * exact.abs().max().item())
 
 
 def test_what_generate_returns_can_take_part_in_training():
