@@ -72,7 +72,7 @@ if [ -n "$MODULE" ]; then
 fi
 
 # -- flags ---------------------------------------------------------------------------------------
-VERB=world SEED=0 SEEDS="1 2 3" JOBS=2 PART= NAME= FRESH=
+VERB=world SEED=0 SEEDS="21 22 23" JOBS=2 PART= NAME= FRESH=
 COMPARISONS= TEXT= VOCAB= MODEL=gpt2 OFFLINE= TINY=false YES=false
 case "${1:-}" in
     real | hh | study) VERB=$1; shift ;;
@@ -173,7 +173,7 @@ if [ $VERB = world ]; then
     START=(--epochs 5 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
     SFT=(--epochs 5 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 600 --log_every 50)
     REWARD=(--rate 4e-4 --batch 8)
-    PPO=(--episodes 10240 --batch 256 --minibatch 32 --policy_rate 3e-4 --value_rate 1e-3 --warmup 5
+    PPO=(--episodes 10240 --batch 256 --minibatch 32 --policy_rate 4.5e-4 --value_rate 1e-3 --warmup 5
          --kl_coef 0.12 --ema_decay 0.97 --ptx_per_episode 1 --ptx_tokens 48
          --save_every 10 --show_every 10)
     PTX_COEF=1 COMPLETIONS=4500 ANSWERS=(--probes "$RUN/world/probes.jsonl")

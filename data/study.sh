@@ -44,22 +44,22 @@ study_part() { # what `./run.sh --seed N --part PART` makes
     local coef group others model
     case $1 in
         mini) academic ;;
-        mini-s) size_part mini-s 2.5e-3 1.5e-3 4e-4 ;;
-        mini-l) size_part mini-l 8e-4 5e-4 1.5e-4 ;;
+        mini-s) size_part mini-s 2.5e-3 1.5e-3 6e-4 ;;
+        mini-l) size_part mini-l 1.2e-3 5e-4 2.2e-4 2.4 ;;
         ptx) # Figure 33: the pretraining coefficient; 0 and 1 are there
-            at mini-s 4e-4
+            at mini-s 6e-4
             for coef in 0.1 0.3 3 10 30 100; do
                 ppo_ptx "ptx_$coef" --ptx_coef "$coef"
                 answers "ptx_$coef" "ptx_$coef"
             done ;;
         kl) # Figure 34: the KL coefficient, without pretraining gradients
-            at mini-s 4e-4
+            at mini-s 6e-4
             for coef in 0.02 0.05 0.3 1 3; do
                 ppo "kl_$coef" --ptx_coef 0 --kl_coef "$coef"
                 answers "kl_$coef" "kl_$coef"
             done ;;
         no_kl) # over-optimisation, against best of n; and PPO without demonstrations
-            at mini-s 4e-4
+            at mini-s 6e-4
             ppo no_kl --ptx_coef 0 --kl_coef 0 --keep_every 4
             for model in "$HERE"/no_kl-*.pt; do
                 model=$(basename "$model" .pt)
@@ -108,11 +108,12 @@ at() { # size, policy's learning rate: the stages below are of that size
     PPO+=(--policy_rate "$2")
 }
 
-size_part() { # size, learning rates of base model, fine-tuning and PPO: narrower models, higher ones
+size_part() { # size, learning rates of base model, fine-tuning and PPO: narrower models, higher
+    # ones; epochs of text: the largest finds out later how to copy, and then knows more
     local part
     at "$1" "$4"
     START+=(--rate "$3") SFT+=(--rate "$3")
-    base "${BASE[@]}" --model "$1" --rate "$2"
+    base "${BASE[@]}" --model "$1" --rate "$2" --epochs "${5:-1.2}"
     for part in start sft ppo ppo_ptx base; do make $part; done
     academic
 }

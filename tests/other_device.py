@@ -25,8 +25,16 @@ waits = Counter()
 
 
 class _Module(_DummyBackendModule):
+    """torch asks a device that is there for these, whoever else uses this process."""
+
     def get_amp_supported_dtype(self):
         return [torch.bfloat16]
+
+    def get_rng_state(self, device=None):
+        return torch.empty(0, dtype=torch.uint8)
+
+    def set_rng_state(self, state, device=None):
+        """It has none: its random numbers are the CPU's."""
 
 
 _setup_privateuseone_for_python_backend("other", backend_module=_Module())
