@@ -171,7 +171,7 @@ if [ $VERB = world ]; then
     BASE=(--model mini --epochs 1.2 --batch 8 --rate 1.5e-3 --warmup 50 --weight_decay 0.1 --dropout 0
           --log_every 50)
     START=(--epochs 5 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
-    SFT=(--epochs 5 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 600 --log_every 50)
+    SFT=(--epochs 7 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 500 --log_every 50)
     REWARD=(--rate 4e-4 --batch 8)
     PPO=(--episodes 10240 --batch 256 --minibatch 32 --policy_rate 4.5e-4 --value_rate 1e-3 --warmup 5
          --kl_coef 0.12 --ema_decay 0.97 --ptx_per_episode 1 --ptx_tokens 48

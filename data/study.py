@@ -478,6 +478,10 @@ def behaviour(s, claims):
             ("hallucinates", "hallucinates less on closed-domain tasks", "41 to 21 %", less)):
         claims.differ("4.1", f"PPO-ptx {text}", paper, what, statistic, ptx, base)
     claims.differ("4.1", "and less than prompted GPT", "Fig. 4", "hallucinates", less, ptx, prompted)
+    for what, text, statistic in (("constraints", "satisfies explicit constraints more often", more),
+                                  ("hallucinates", "hallucinates less", less)):
+        claims.differ("4.1", f"PPO-ptx {text} than SFT", "Fig. 4", what, statistic, ptx,
+                      s.largest("sft"))
     for name, called, paper in (("flan", "FLAN", "78 ± 4 %"), ("t0", "T0", "79 ± 4 %")):
         claims.prefer(f"PPO-ptx is preferred to GPT tuned as {called}", paper, ptx, s.largest(name))
         claims.prefer(f"SFT is preferred to GPT tuned as {called}", "Fig. 5", s.largest("sft"),
