@@ -148,33 +148,36 @@ def mean_loss(model, batches, device):
 
 @torch.no_grad()
 def reward_of_answers(model, reward_model, prompts, tokenizer, config):
-    """Mean reward-model score of one sampled answer to each prompt."""
+    """Mean reward-model score of one sampled answer to each prompt, and its standard error."""
     device, scores = model.decoder.wte.weight.device, []
     for first in range(0, len(prompts), 64):
         with compute_dtype(device):
             samples = generate(model, prompts[first:first + 64], config.max_response,
                                eos=tokenizer.eos)
             scores.append(reward_model.scores(samples.tokens_BT, samples.lens_B))
-    return torch.cat(scores).mean().item()
+    scores_N = torch.cat(scores)
+    return scores_N.mean().item(), scores_N.std(correction=0).item() / math.sqrt(len(scores_N))
 
 
 class Judge:
     """Chooses the epoch to keep: the one with the highest reward-model score (App. C.1), or the
-    last where there is no reward model. Part of what a resumed run restores."""
+    last where there is no reward model. *Open*: of scores that a standard error cannot tell from
+    the highest, the last, as more epochs help (App. C.1). Part of what a resumed run restores."""
 
     def __init__(self):
-        self.best, self.weights = -math.inf, None
+        self.best, self.kept, self.weights = -math.inf, None, None
 
-    def see(self, score, model):
-        if score is None or score > self.best:
-            self.best = self.best if score is None else score
+    def see(self, score, model, error=0.0):
+        if score is None or score >= self.best - error:
+            self.kept = score
             self.weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.best = max(self.best, -math.inf if score is None else score)
 
     def state_dict(self):
-        return {"best": self.best, "weights": self.weights}
+        return {"best": self.best, "kept": self.kept, "weights": self.weights}
 
     def load_state_dict(self, state):
-        self.best, self.weights = state["best"], state["weights"]
+        self.best, self.kept, self.weights = state["best"], state["kept"], state["weights"]
 
 
 class Data:
@@ -237,8 +240,8 @@ class Validation:
             numbers["valid_text_loss"] = mean_loss(
                 model, ((t, torch.ones_like(t, dtype=torch.bool)) for t in self.text), self.device)
         if self.reward_model is not None:
-            numbers["valid_reward"] = reward_of_answers(model, self.reward_model, self.prompts,
-                                                        self.tokenizer, self.config)
+            numbers["valid_reward"], numbers["valid_reward_error"] = reward_of_answers(
+                model, self.reward_model, self.prompts, self.tokenizer, self.config)
         return numbers
 
 
@@ -271,12 +274,12 @@ def main(config):
         ends_epoch = (step + 1) % data.steps_per_epoch == 0 or step + 1 == steps
         if ends_epoch:
             numbers |= validation.measure(model)
-            judge.see(numbers.get("valid_reward"), model)
+            judge.see(numbers.get("valid_reward"), model, numbers.get("valid_reward_error", 0.0))
         if ends_epoch or (step + 1) % config.log_every == 0:
             stage.log(step, steps, numbers, tokens, [name for name in SHOWN if name in numbers])
             tokens = 0
         stage.after_step(step, objects, config.save_every)
-    stage.finish(judge.weights, steps, valid_reward=judge.best if config.reward else None)
+    stage.finish(judge.weights, steps, valid_reward=judge.kept)
 
 
 if __name__ == "__main__":

@@ -291,7 +291,7 @@ EDITS = [
     Edit("sft.py", 'yield "loss", 1 - self.config.ptx_fraction,',
          'yield "loss", self.config.ptx_fraction,', "weights of text and demonstrations exchanged",
          "steps"),
-    Edit("sft.py", "score is None or score > self.best:", "score is None or score < self.best:",
+    Edit("sft.py", "score is None or score >= self.best - error:", "score is None or score < self.best:",
          "the worst epoch kept", "stages::epoch_kept"),
     Edit("sft.py", "mask_bT).sum() / targets\n", "mask_bT).mean()\n",
          "a sum of micro-batch means in fine-tuning", "steps"),

@@ -247,7 +247,22 @@ def test_the_epoch_kept_is_the_one_the_reward_model_scores_highest():
     for score in (0.1, 0.7, 0.3):
         model.weight.data.fill_(score)
         judge.see(score, model)
-    assert judge.best == 0.7 and judge.weights["weight"].item() == pytest.approx(0.7)
+    assert judge.best == judge.kept == 0.7
+    assert judge.weights["weight"].item() == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("scores, kept", [((0.1, 0.7, 0.66), 0.66), ((0.1, 0.7, 0.6), 0.7),
+                                          ((0.7, 0.66, 0.62), 0.66), ((0.7, 0.6, 0.8), 0.8)])
+def test_of_epochs_that_a_standard_error_cannot_tell_apart_the_last_is_kept(scores, kept):
+    judge, model = sft.Judge(), torch.nn.Linear(1, 1)
+    for score in scores:
+        model.weight.data.fill_(score)
+        judge.see(score, model, error=0.05)     # 0.62 is too far from the highest, not from 0.66
+    assert judge.kept == kept and judge.best == max(scores)
+    assert judge.weights["weight"].item() == pytest.approx(kept)
+    again = sft.Judge()
+    again.load_state_dict(judge.state_dict())
+    assert again.state_dict() == judge.state_dict()
 
 
 def test_prompt_tokens_and_padding_carry_no_loss_in_fine_tuning():
