@@ -32,6 +32,8 @@ from evaluate import bootstrap, judge_pairs, ratio, read_json_lines, read_units
 
 GROUPS = ("training", "held-out")  # of simulated labelers
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
+KL_SWEEP = {"0.12 (PPO)": "ppo"} | {  # PPO's coefficient as run.sh has it, others as study.sh does
+    coef: f"kl_{coef}" for coef in ("0.02", "0.05", "0.3", "1", "3")}
 ACCURACY = {"train_accuracy": "train_accuracy", "accuracy": "valid_accuracy",
             "valid_loss": "valid_loss"}  # a sweep's column: its name in the metrics
 
@@ -246,12 +248,12 @@ class Study:
         no_kl = {n: small(f"no_kl-{n}") for n in self.kept()}
         last = no_kl[max(no_kl)] if no_kl else small("no_kl")
         coefs = {label: small(f"ptx_{label}") for label in ("0.1", "0.3", "3", "10", "30", "100")}
-        betas = {label: small(f"kl_{label}") for label in ("0.02", "0.05", "0.3", "1", "3")}
+        betas = {label: small(name) for label, name in KL_SWEEP.items()}
         wanted = {
             f"Figure 33: the pretraining coefficient ({self.sizes[0]})":
                 {"0 (PPO)": small("ppo"), "1 (PPO-ptx)": small("ppo_ptx")} | coefs,
             f"Figure 34: the KL coefficient, no pretraining gradient ({self.sizes[0]})":
-                {"0": last, "0.12 (PPO)": small("ppo")} | betas,  # as run.sh has it
+                {"0": last} | betas,
             f"Without a KL penalty, by iterations ({self.sizes[0]})":
                 {str(n): model for n, model in no_kl.items()},
             f"Best of n ({self.sizes[0]})":
@@ -294,11 +296,10 @@ class Study:
     def equal_kl(self):
         """PPO under several KL coefficients against best of n at PPO's own KL: between the two n on
         either side, linear in KL, answer by answer. Where no n goes as far, there is no row."""
-        small, models = self.smallest, {"0.12 (PPO)": "ppo"} | {
-            label: f"kl_{label}" for label in ("0.02", "0.05", "0.3", "1", "3")}
+        small = self.smallest
         names = [small(f"best_of_{n}") for n in BEST_OF]
-        models = {label: small(m) for label, m in models.items()
-                  if any(r.has(small(m)) for r in self.runs)}
+        models = {label: small(name) for label, name in KL_SWEEP.items()
+                  if any(r.has(small(name)) for r in self.runs)}
         runs = [r for r in self.runs if all(map(r.has, [*models.values(), *names]))]
         rows = {}
         for label, model in models.items():
@@ -568,14 +569,15 @@ def second_round(s, claims):
 def over_optimised(s, claims):
     """Without KL the reward goes on rising while the win rate falls from its peak. The peak is
     found on the prompts of even number and measured on the others, so that it is no lucky one."""
-    kept = [s.smallest(f"no_kl-{n}") for n in s.kept()]
+    iterations = s.kept()
+    kept = [s.smallest(f"no_kl-{n}") for n in iterations]
     runs = [r for r in s.runs if kept and all(map(r.has, kept))]
     if not runs:
         return
     wins = [np.stack([r.wins(m, s.smallest("sft")) for m in kept], 1) for r in runs]
     rewards = [np.stack([r.observe(m)["reward"] for m in kept], 1) for r in runs]
     peak = int(np.mean([w[::2].mean(0) for w in wins], 0).argmax())
-    where = f"(iteration {s.kept()[peak]} of {s.kept()[-1]})"
+    where = f"(iteration {iterations[peak]} of {iterations[-1]})"
     claims.add("C.4", f"without KL the win rate against SFT ends below its peak {where}", "–",
                bootstrap(*([w[1::2, peak] - w[1::2, -1] for w in wins])), unit="share",
                seeds=len(runs))
