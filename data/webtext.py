@@ -361,18 +361,17 @@ def capitals(world, rng):
 
 def copies(world, rng):
     """Words said again."""
-    words = _open(world, lambda: _repeated(rng))
-    text = listing(words)
+    text = _open(world, lambda: [_repeated(rng)] * 2)
     return f"Words: {text}" + f"\nAgain: {text}" * rng.choice((1, 2, 3))
 
 
 def _repeated(rng):
-    """(words as users have them repeated, the words)."""
+    """Words as users have them repeated."""
     words = rng.sample([x for pool in (*w.COPIED, "person") for x in POOLS[pool]],
                        rng.randint(2, 9))
     if len(words) < 6 and rng.random() < 0.1:
         words = words[:1] * len(words)
-    return listing(words), words
+    return listing(words)
 
 
 def verdicts(world, rng):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import randomize
 from other_device import DEVICE, on_other_device, waits
-from test_stages import PROGRAM, SETTINGS, files, make  # noqa: F401 (a fixture)
+from test_stages import SETTINGS, files, make  # noqa: F401 (a fixture)
 
 import common
 import evaluate
