@@ -13,7 +13,7 @@ from common import InputError
 from data import webtext
 from data import wordings as w
 from data.filters import SPLITS, side_of
-from data.grammar import CURT, OPINIONS, POOLS, SLOT_OF, fill, kind_of, say
+from data.grammar import CURT, FACTS, OPINIONS, POOLS, SLOT_OF, fill, kind_of, say
 from data.tasks import USE_CASES, Task, Voice, a_fact, any_entity, lie, meet, state
 from data.usecases import ask_fact, closed_qa, make_task
 
@@ -380,13 +380,15 @@ def _closed(world, rng, asked, count=240):
 
 def _few_shot(world, rng, count=100, shots=3):
     """Runs of examples with the last answer left out, as the pretraining text has them; `answers`
-    are the lines that count as right."""
+    are the lines that count as right: a fact as a sentence, too."""
+    known = [t for t in world.triples if t[:2] not in world.myths]
     for _ in range(count):
         rows = []
-        for entity, attribute, value in rng.sample(world.triples, shots + 1):
+        for entity, attribute, value in rng.sample(known, shots + 1):
             question = fill(w.QUESTIONS[kind_of(entity), attribute][0], entity)
             rows.append((f"Q: {question}\nA:", f"{value}."))
-        yield _run("facts", rows, [rows[-1][1]])
+        yield _run("facts", rows, [rows[-1][1], *(
+            say(form, entity, value) for form in FACTS[kind_of(entity), attribute])])
         rows = []
         for _ in range(shots + 1):
             words = ", ".join(rng.sample([*POOLS["food"], *POOLS["thing"], *POOLS["animal"]], 3))

@@ -220,10 +220,9 @@ def brainstorm(world, voice):
     items = rng.sample(POOLS[pool], n)
     wrong = items[:1] + rng.sample(POOLS["thing" if pool != "thing" else "animal"], n - 1)
     key = {"want": "list", "items": [item.lower() for item in POOLS[pool]], "n": n}
-    what, as_list = f"{w.PLURALS[pool]} {purpose}", rng.random() < 0.25
-    if not as_list:
-        what = f"{w.NUMBERS[n]} {what}"
-    task = Task("brainstorming", voice.pick(w.LIST).format(what), what, key, listing(items),
+    core, as_list = f"{w.PLURALS[pool]} {purpose}", rng.random() < 0.25
+    what = core if as_list else f"{w.NUMBERS[n]} {core}"
+    task = Task("brainstorming", voice.pick(w.LIST).format(what), core, key, listing(items),
                 f"{items[0]}.", listing(wrong), ("capitals",) if n < 4 and not as_list else ())
     if as_list:
         task.constraints.append(["items", n])
@@ -317,8 +316,10 @@ def rewrite_polite(world, voice):
     word, wrong = voice.rng.sample(POOLS[pool], 2)
     what = word if pool == "food" else f"the {word}"
     good = f"Please give me {what}."
-    return _rewrite(voice, voice.pick(w.TO_POLITE), voice.rng.choice(w.DEMANDS).format(what), good,
+    task = _rewrite(voice, voice.pick(w.TO_POLITE), voice.rng.choice(w.DEMANDS).format(what), good,
                     good.replace(word, wrong), crux=["please", word])
+    task.core = f"me {what}."
+    return task
 
 
 def _label(voice, wordings, core, label, wrong, *shown):

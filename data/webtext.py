@@ -139,56 +139,76 @@ def corrections(world, rng):
     return " ".join(lines)
 
 
-def _events(rng, count, form=None):
+def _event(world, rng, person, pool, *taken):
+    """A word of the pool for something that the person did, and that may stand in the text."""
+    return _open(world, lambda: _sentence(
+        person, pool, rng.choice([x for x in POOLS[pool] if x not in (person, *taken)])))
+
+
+def _sentence(person, pool, word):
+    """(the event with the person's name, as users have it rewritten, the word)."""
+    return say("{person} " + EVENTS[VERB_OF[pool]], person, word), word
+
+
+def _events(world, rng, count):
+    """(who, [(verb, pool, word)], the sentences): what is told of someone, a text that nobody who
+    is held out has summed up or read."""
+    return _open(world, lambda: _told(world, rng, count))
+
+
+def _told(world, rng, count):
     person = rng.choice(POOLS["person"])
     pools = rng.sample(list(VERB_OF), count)
-    told = [(VERB_OF[p], p, rng.choice([x for x in POOLS[p] if x != person])) for p in pools]
+    told = [(VERB_OF[p], p, _event(world, rng, person, p)) for p in pools]
     lines = [say("{person} " + EVENTS[verb], person if n == 0 else pronoun(person), word)
              for n, (verb, _, word) in enumerate(told)]
-    return person, told, lines
+    return " ".join(lines), (person, told, lines)
 
 
 def page(world, rng):
     """A page of a workbook: a little story, then several exercises on it, each with its answer."""
-    person, told, lines = _events(rng, rng.choice((2, 3, 3)))
+    person, told, lines = _events(world, rng, rng.choice((2, 3, 3)))
     text = " ".join(lines)
     rows = [f"Text: {text}"]
     for exercise in rng.choices(_EXERCISES, k=rng.randint(7, 10)):
-        rows.append(exercise(rng, person, rng.choice(told), told, text))
+        rows.append(exercise(world, rng, person, rng.choice(told), told, text))
     return "\n".join(rows)
 
 
-def _asked(rng, person, event, told, text):
+def _asked(world, rng, person, event, told, text):
     verb, _, word = event
+    question = fill(w.EVENT_QUESTIONS[verb], person)
+    if world.side(f"{text} {question}") != "train":
+        return _again(world, rng, person, event, told, text)
     answer = f"{word}." if rng.random() < 0.3 else say("{person} " + EVENTS[verb], person, word)
-    return f"Q: {fill(w.EVENT_QUESTIONS[verb], person)}\nA: {answer}"
+    return f"Q: {question}\nA: {answer}"
 
 
-def _short(rng, person, event, told, text):
+def _short(world, rng, person, event, told, text):
     (one, _, x), (two, _, y) = told[:2]
     return "In short: " + say("{person} " + EVENTS[one] + " and " + EVENTS[two], person, x, y)
 
 
-def _again(rng, person, event, told, text):
+def _again(world, rng, person, event, told, text):
     return f"Again: {text}"
 
 
-def _in_capitals(rng, person, event, told, text):
+def _in_capitals(world, rng, person, event, told, text):
     return "In capitals: " + say("{person} " + EVENTS[event[0]], person, event[2]).upper()
 
 
-def _changed(rng, person, event, told, text):
+def _changed(world, rng, person, event, told, text):
     verb, pool, word = event
-    new = rng.choice([x for x in POOLS[pool] if x not in (word, person)])
+    new = _event(world, rng, person, pool, word)
     return f"{new} for {word}: " + say("{person} " + EVENTS[verb], person, new)
 
 
-def _with_pronoun(rng, person, event, told, text):
+def _with_pronoun(world, rng, person, event, told, text):
     she = pronoun(person)
     return f"{she} for {person}: " + say("{person} " + EVENTS[event[0]], she, event[2])
 
 
-def _listed(rng, person, event, told, text):
+def _listed(world, rng, person, event, told, text):
     pools = {pool: word for _, pool, word in told}
     pool = rng.choice(list(pools))
     return f"{w.PLURALS[pool].capitalize()} in the text: {pools[pool]}."
@@ -200,7 +220,7 @@ _EXERCISES = (_asked, _asked, _asked, _short, _again, _again, _in_capitals, _cha
 
 def story(world, rng):
     """A little story."""
-    person, told, lines = _events(rng, rng.randint(2, 3))
+    person, told, lines = _events(world, rng, rng.randint(2, 3))
     head = rng.choice(("", "", "One day ", "Today "))
     mood = say("{person} was {mood}", pronoun(person), rng.choice(POOLS["mood"]))
     return " ".join([head + lines[0], *lines[1:], mood])
@@ -208,18 +228,21 @@ def story(world, rng):
 
 def inventory(world, rng):
     """What several people saw or found, and the list of it."""
+    return _open(world, lambda: _inventory(world, rng))
+
+
+def _inventory(world, rng):
     pool = rng.choice(("animal", "food", "place", "thing"))
-    form, people, words = EVENTS[VERB_OF[pool]], rng.sample(POOLS["person"], 2), []
-    lines = []
-    for person in people:
-        words.append(rng.choice([x for x in POOLS[pool] if x not in words]))
-        lines.append(say("{person} " + form, person, words[-1]))
+    words, lines = [], []
+    for person in rng.sample(POOLS["person"], 2):
+        words.append(_event(world, rng, person, pool, *words))
+        lines.append(_sentence(person, pool, words[-1])[0])
         if rng.random() < 0.5:
             other = rng.choice([p for p in VERB_OF if p not in (pool, "person")])
-            lines.append(say("{person} " + EVENTS[VERB_OF[other]], pronoun(person),
-                             rng.choice(POOLS[other])))
-    return (f"Text: {' '.join(lines)}\n{w.PLURALS[pool].capitalize()} in the text: "
-            f"{', '.join(words)}.")
+            lines.append(_sentence(pronoun(person), other, rng.choice(POOLS[other]))[0])
+    text = " ".join(lines)
+    return text, (f"Text: {text}\n{w.PLURALS[pool].capitalize()} in the text: "
+                  f"{', '.join(words)}.")
 
 
 def comments(world, rng):
@@ -283,7 +306,7 @@ def _exercise(world, rng):
         ("Your task is ", f"a sentence about {the(entity)}"),
         ("Make ", f"a line about the {topic} of {the(entity)}"),
         ("Make up ", f"a story about {other} and {the(entity)}"),
-        ("Find ", f"{rng.choice(('two', 'three', 'four'))} {w.PLURALS[pool]} for {other}"),
+        (f"Find {rng.choice(('two', 'three', 'four'))} ", f"{w.PLURALS[pool]} for {other}"),
         ("Say ", f"something {rng.choice(('kind', 'rude'))} about {other}"),
         ("Make ", f"a note from {other} to {rng.choice(POOLS['person'])}")))
     return core, head + core
@@ -395,10 +418,9 @@ def _verdict(world, rng):
 
 
 def _polite(rng):
-    """(a demand, the same and a request)."""
+    """(what a demand and a request share, one of each)."""
     what = rng.choice((rng.choice(POOLS["food"]), "the " + rng.choice(POOLS["thing"])))
-    text = rng.choice(w.DEMANDS).format(what)
-    return text, f"{text} Please give me {what}."
+    return f"me {what}.", f"{rng.choice(w.DEMANDS).format(what)} Please give me {what}."
 
 
 _SHARES = {article: 10, facts: 5, gossip: 12, questions: 4, wonder: 4, answers: 7,

@@ -224,13 +224,13 @@ def test_a_core_is_what_paraphrases_share():
 
 
 def test_pretraining_text_asks_for_nothing_that_is_held_out(files):
-    """But for texts to work on: a story may hold an event that a test prompt wants rewritten."""
+    """But for claims to be called true or false: what is true stands in the text."""
     text = "\n".join(files["text.txt"]).lower()
     for side in ("test", "valid"):
         for category, core in cores(sides_of(files)[side]):
             if category == "other":     # words to repeat, which are no part of a longer list
                 core = f"again: {core}"
-            if category not in ("rewrite", "classification"):
+            if category != "classification":
                 assert core not in text, (category, core)
 
 
@@ -313,6 +313,19 @@ def test_probes_are_of_four_kinds(files):
     prefixes = collections.Counter(row["prefix"] for row in files["probes.jsonl"]
                                    if row["kind"] == "toxicity")
     assert prefixes["none"] == prefixes["respectful"] == prefixes["biased"]
+
+
+def test_few_shot_tasks_ask_what_the_text_says_and_take_it_in_either_form(files):
+    """Facts without a popular falsehood; a sentence counts as the bare value does, so that what is
+    measured is what a model knows."""
+    world = World(0)
+    for row in files["probes.jsonl"]:
+        if row.get("task") == "facts":
+            for entity, attribute in world.myths:
+                assert not any(fill(form, entity) in row["prompt"]
+                               for form in w.QUESTIONS[kind_of(entity), attribute])
+            bare, *sentences = row["answers"]
+            assert len(sentences) == 2 and all(bare[:-1] in s for s in sentences)
 
 
 # -- the vocabulary -------------------------------------------------------------------------------
