@@ -11,7 +11,7 @@
 
 Every file written here holds units: one line per prompt, per window of text, per comparison.
 `data/study.py` makes results of units, always with a 95 % interval: a bootstrap over the
-units that were sampled (prompts, and seeds where there are several).
+units that were sampled (prompts, say), and Student's t over seeds where there are several.
 """
 
 import math
@@ -34,7 +34,7 @@ from data.samples import TASKS, paper_figure, read_samples
 from data.tokenizer import load_tokenizer, read_utf8
 from machine import side_by_side
 from model import (GPT, ScalarGPT, compute_dtype, generate, response_logprobs, target_logprobs)
-from reward import has_pairs, load_rankings, micro_batches, ranking_loss, score_rankings
+from reward import load_rankings, ranking_loss, score_rankings
 
 STAGES = ("base", "sft", "ppo")  # whose checkpoints answer prompts
 
@@ -370,18 +370,20 @@ class AccuracyConfig:
 
 @torch.no_grad()
 def accuracy(config):
-    """How often a reward model orders two completions as the labeler does (§3.5)."""
+    """How often a reward model orders two completions as the labeler does (§3.5): a unit for each
+    comparison, in the file's order, so that those of two models or two groups can be paired."""
     device, tokenizer = device_of(config.device), load_tokenizer(config.tokenizer)
     reward_model = load_model(ScalarGPT, config.reward, ("reward",), tokenizer, device)
     rankings = load_rankings(config.comparisons, tokenizer, reward_model.config.n_ctx)
     units = []
-    for part in micro_batches(list(filter(has_pairs, rankings)), config.micro_tokens):
-        scored = score_rankings(reward_model, part)
-        for i, ranking in enumerate(part):
-            _, stats = ranking_loss(*(x[i:i + 1] for x in scored))
-            units.append({"labeler": ranking.labeler, "pairs": stats["pairs"],
-                          "right": round(stats["accuracy"] * stats["pairs"])})
-    if not units:
+    for group in length_sorted_batches([r.width() for r in rankings], config.micro_tokens):
+        scored = score_rankings(reward_model, [rankings[i] for i in group])
+        for n, i in enumerate(group):
+            _, stats = ranking_loss(*(x[n:n + 1] for x in scored))
+            units.append((i, {"labeler": rankings[i].labeler, "pairs": stats["pairs"],
+                              "right": round(stats["accuracy"] * stats["pairs"])}))
+    units = [unit for _, unit in sorted(units, key=lambda pair: pair[0])]
+    if not any(u["pairs"] for u in units):
         raise InputError(f"{config.comparisons}: no two completions differ in rank")
     with alone(config.out, is_file=True):
         write_jsonl(config.out, units)

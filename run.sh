@@ -82,6 +82,12 @@ case "${1:-}" in
            "(./run.sh --help)" ;;
 esac
 while [ $# -gt 0 ]; do
+    case "$VERB $1" in
+        "study --seed" | "study --name" | "study --fresh" | "study --part")
+            die "$1 does not belong to ./run.sh study, which makes runs/world-SEED for each of --seeds" ;;
+        "study "*) ;;
+        *" --seeds" | *" --jobs") die "$1 belongs to ./run.sh study" ;;
+    esac
     case "$1" in
         --fresh) FRESH=yes; shift; continue ;;
         --tiny) TINY=true; shift; continue ;;
@@ -93,6 +99,7 @@ while [ $# -gt 0 ]; do
     case "$1" in
         --seed) [[ $2 =~ ^[0-9]{1,9}$ ]] || die "--seed $2: expected a whole number"; SEED=$2 ;;
         --seeds) [[ $2 =~ ^[0-9]{1,9}(\ [0-9]{1,9})*$ ]] || die "--seeds $2: expected whole numbers"
+                 [ -z "$(tr ' ' '\n' <<<"$2" | sort | uniq -d)" ] || die "--seeds $2: one stands twice"
                  SEEDS=$2 ;;
         --jobs) [[ $2 =~ ^[1-9][0-9]?$ ]] || die "--jobs $2: expected 1 to 99"; JOBS=$2 ;;
         --part) PART=$2 ;; # of a study; see below
@@ -246,7 +253,7 @@ make() { # start, early, base, sft, ppo, ppo_ptx or accuracy, and what is to be 
     answers "$1" "$1"
 }
 answers() { # model, name of its answers, flags
-    step "$HERE/answers/$2.jsonl" "$HERE/$1.pt $RUN/reward.pt" evaluate.py answers \
+    step "$HERE/answers/$2.jsonl" "$HERE/$1.pt $HERE/start.pt $RUN/reward.pt" evaluate.py answers \
         --checkpoint "$HERE/$1.pt" --out "$HERE/answers/$2.jsonl" --reward "$RUN/reward.pt" \
         --reference "$HERE/start.pt" --prompts "$DATA/prompts.test.jsonl" \
         --text "$DATA/text.valid.txt" --seed "$SEED" --max_response "${LENGTHS[3]}" \
@@ -256,12 +263,14 @@ prompted() { # GPT with a few demonstrations before each prompt
     answers base prompted --prefix_from "$DATA/demonstrations.train.jsonl" \
         --prefix_prompts "$DATA/prompts.valid.jsonl"
 }
-academic() { # GPT fine-tuned on mixtures of academic tasks, as FLAN and T0 are; flags
+academic() { # GPT fine-tuned on mixtures of academic tasks, as FLAN and T0 are; the epoch is chosen
+    # as SFT's is (§3.5); flags
     local mixture
     for mixture in flan t0; do
-        step "$HERE/$mixture.pt" "$HERE/base.pt" sft.py --out "$HERE/$mixture.pt" \
+        step "$HERE/$mixture.pt" "$HERE/base.pt $RUN/reward.pt" sft.py --out "$HERE/$mixture.pt" \
             --init "$HERE/base.pt" --demonstrations "$RUN/world/$mixture.jsonl" --seed "$SEED" \
-            "${TOKENIZER[@]}" "${LENGTHS[@]}" "${SFT[@]}" --epochs 2 "$@"
+            --reward "$RUN/reward.pt" --prompts "$DATA/prompts.valid.jsonl" "${TOKENIZER[@]}" \
+            "${LENGTHS[@]}" "${SFT[@]}" --epochs 2 "$@"
         answers $mixture $mixture
     done
 }

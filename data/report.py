@@ -4,10 +4,13 @@ from data.runs import NAMES
 
 
 def shown(triple, scale=1.0, digits=2):
-    """figure [low, high], or a dash where nothing was measured."""
+    """figure [low, high]; the figure alone where the interval has no width, as its units were all
+    alike; a dash where nothing was measured."""
     if triple is None:
         return "–"
     figure, low, high = (round(scale * x, digits) + 0.0 for x in triple)  # + 0: no −0.0
+    if triple[1] == triple[2]:
+        return f"{figure:.{digits}f}"
     return f"{figure:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
@@ -29,7 +32,8 @@ def markdown(results):
     intro = (f"{sum(prompts):,} test prompts that no stage trained on"
              + (f" ({', '.join(map(str, prompts))} of {', '.join(seeds)})" if len(seeds) > 1 else "")
              + "; one answer of each model at temperature 1. Brackets hold 95 % intervals: a "
-             "bootstrap over prompts" + (" and seeds." if len(seeds) > 1 else "."))
+             "bootstrap over prompts" + (", and Student's t over seeds" if len(seeds) > 1 else "")
+             + ". A figure without them has units that are all alike, or one alone.")
     parts = ["# Report", intro]
     if results["simulated_labelers"]:
         parts.append(f"Win rates are the judgements of {results['judges']} *simulated* labelers a "
@@ -128,18 +132,31 @@ def reward_model(found):
 
 
 def claims_table(claims):
-    """The paper's claims, what was measured, and what the interval says."""
+    """What the paper claims, what else was asked, what was measured, and what the interval says."""
+    theirs = [c for c in claims if c["paper"] != "–"]
+    ours = [c for c in claims if c["paper"] == "–"]
+    said = ("## The paper's claims\n\nA claim is reproduced where the whole interval lies above the "
+            "line, not reproduced where it lies below, and not decided between; where the line is a "
+            "range, reproduced inside of it and not reproduced outside.\n\n")
+    parts = [said + claim_rows(theirs, claims)] if theirs else []
+    if ours:
+        parts.append("## What the paper does not say, decided alike\n\n" + claim_rows(ours, claims))
+    return "\n\n".join(parts)
+
+
+def claim_rows(some, claims):
+    """The table of some of the claims."""
     several, rows = max(c["seeds"] for c in claims) > 1, []
-    for c in claims:
+    paper = any(c["paper"] != "–" for c in some)
+    for c in some:
         of_percent = c["unit"] in ("win rate", "accuracy", "share")
+        scale, unit = (100, " %") if of_percent else (1, "")
         measured = percent(c["measured"]) + " %" if of_percent else shown(c["measured"], digits=3)
-        line = f"{100 * c['line']:g} %" if of_percent else f"{c['line']:g}"
-        rows.append([f"§{c['section']}", c["claim"], c["paper"], measured, line,
-                     *([str(c["seeds"])] if several else []), c["verdict"]])
-    header = ["", "claim", "paper", "measured", "line", *(["seeds"] if several else []), "verdict"]
-    return ("## The paper's claims\n\nA claim is reproduced where the whole interval lies above the "
-            "line, not reproduced where it lies below, and not decided between.\n\n"
-            + table(header, rows))
+        line = " to ".join(f"{scale * x:g}" for x in c["line"]) + unit
+        rows.append([f"§{c['section']}", c["claim"], *([c["paper"]] if paper else []), measured,
+                     line, *([str(c["seeds"])] if several else []), c["verdict"]])
+    return table(["", "claim", *(["paper"] if paper else []), "measured", "line",
+                  *(["seeds"] if several else []), "verdict"], rows)
 
 
 def sweep(title, rows):

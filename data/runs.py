@@ -13,10 +13,11 @@ from data.tokenizer import read_utf8
 MODELS = ("base", "sft", "ppo", "ppo_ptx")  # whose checkpoints a run ends with
 NAMES = {  # all that answer test prompts
     "base": "GPT", "prompted": "GPT, prompted", "flan": "GPT, tuned as FLAN",
-    "t0": "GPT, tuned as T0", "sft": "SFT", "ppo": "PPO", "ppo_ptx": "PPO-ptx"}
+    "t0": "GPT, tuned as T0", "sft": "SFT", "start": "PPO's start", "ppo": "PPO",
+    "ppo_ptx": "PPO-ptx"}
 # Okabe and Ito's, which colour-blind readers tell apart; the blue is dark enough for text
 COLOURS = {"base": "#6f6f6f", "prompted": "#8c8c8c", "flan": "#a0618c", "t0": "#bb8fae",
-           "sft": "#0072b2", "ppo": "#d55e00", "ppo_ptx": "#00845f"}
+           "sft": "#0072b2", "start": "#3f8fb5", "ppo": "#d55e00", "ppo_ptx": "#00845f"}
 
 
 def newest_run(parent="runs", models=MODELS):

@@ -6,12 +6,13 @@
 
 A run's folder holds one seed's world, the reward model and the models of one size, with their
 answers in `answers/NAME.jsonl`; models of further sizes lie in folders below it, named after the
-size, and sweeps in `sweeps`. A model is named by its path there: "ppo", "mini-l/sft".
+size, those of the sweeps among the smallest's. A model is named by its path: "ppo", "mini-l/sft".
 
-Every number is [figure, low, high], a 95 % interval by `evaluate.bootstrap` over seeds and prompts.
-A claim of the paper is *reproduced* where the whole interval lies on the claim's side of its line,
-*not reproduced* where it lies on the other, and *not decided* between. A sweep holds the seeds that
-have all of its rows, and says how many.
+Every number is [figure, low, high], a 95 % interval by `evaluate.bootstrap`: prompts drawn anew, and
+Student's t over seeds. A claim of the paper is *reproduced* where the whole interval lies on the
+claim's side of its line, *not reproduced* where it lies on the other, and *not decided* between. A
+sweep holds the seeds that have all of its rows, and says how many; a size that a seed lacks is left
+out.
 """
 
 import json
@@ -24,16 +25,17 @@ from pathlib import Path
 import numpy as np
 
 from common import InputError, alone, required, run, setting
+from data.claims import GROUPS, claims, share
 from data.labelers import agreements, choose, for_evaluation, quality, toxic, truthful
 from data.readers import write_files
 from data.report import markdown
 from data.runs import NAMES
 from evaluate import bootstrap, judge_pairs, ratio, read_json_lines, read_units
 
-GROUPS = ("training", "held-out")  # of simulated labelers
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 KL_SWEEP = {"0.12 (PPO)": "ppo"} | {  # PPO's coefficient as run.sh has it, others as study.sh does
-    coef: f"kl_{coef}" for coef in ("0.02", "0.05", "0.3", "1", "3")}
+    coef: f"kl_{coef}" for coef in ("0.02", "0.05", "0.3", "1", "3", "12")}
+NO_SHARES = ("reward", "kl", "length", "text_loss")  # all other measures lie from 0 to 1
 ACCURACY = {"train_accuracy": "train_accuracy", "accuracy": "valid_accuracy",
             "valid_loss": "valid_loss"}  # a sweep's column: its name in the metrics
 
@@ -90,7 +92,8 @@ class Run:
         rows = sorted(said[0].keys() & said[1].keys())
         return judge_pairs([self.prompts[i]["key"] for i in rows],
                            *([answers[i] for i in rows] for answers in said),
-                           self.labelers[group], self.config.seed, self.config.judges)
+                           self.labelers[group], f"{self.config.seed} {self.seed}",
+                           self.config.judges)
 
     def observe(self, model):
         """{measure: units} of one model: Tables 3 and 4's questions, truth, toxicity, the tax."""
@@ -106,16 +109,23 @@ class Run:
             units["constraints"] = [f.constraints == 1 for key, f in read if key["constraints"]]
             units["hallucinates"] = [quality(self.probes[u["row"]]["key"], u["answer"]).hallucinates
                                      for u in found["closed"]]
-            truth = [truthful(self.probes[u["row"]]["key"], u["answer"])
-                     for u in found["truthful"]]
-            units["true"] = [true for true, _ in truth]
-            units["true_informative"] = [true and told for true, told in truth]
-            units |= self.toxicity(found["toxicity"])
+            units |= self.truthfulness(found["truthful"]) | self.toxicity(found["toxicity"])
             for task in ("facts", "copying", "reading"):
                 units[f"few_shot_{task}"] = [u["right"] for u in found["few_shot"]
                                              if u["task"] == task]
             units["few_shot"] = [u["right"] for u in found["few_shot"]]
         return {what: np.array(values, dtype=float) for what, values in units.items() if values}
+
+    def truthfulness(self, answers):
+        """{true, true_informative}: per fact, the share of the answers to its wordings."""
+        seen = defaultdict(list)
+        for u in answers:
+            key = self.probes[u["row"]]["key"]
+            true, informative = truthful(key, u["answer"])
+            seen[tuple(key["claim"][:2])].append((true, true and informative))
+        shares = [np.mean(votes, 0) for _, votes in sorted(seen.items())]
+        return {name: [share[i] for share in shares]
+                for i, name in enumerate(("true", "true_informative"))}
 
     def toxicity(self, answers):
         """{toxic_none, toxic_respectful, toxic_biased}: per sentence begun, the share of its
@@ -136,6 +146,10 @@ class Run:
         path = self.folder / f"{stage}.jsonl"
         return read_json_lines(path) if path.exists() else []
 
+    def ended(self, stage):
+        """Whether a stage was trained to its end: its checkpoint is written last."""
+        return (self.folder / f"{stage}.pt").exists()
+
     def accuracy(self, name):
         """(right, pairs) per comparison, of a file in `accuracy`; None where it is not there."""
         path = self.folder / "accuracy" / f"{name}.jsonl"
@@ -148,9 +162,15 @@ class Run:
         return np.array([[u["right"], u["pairs"]] for u in units])
 
     def folds(self, name):
-        """The same over the five folds of labelers; None where one is missing."""
+        """The same over the five folds of labelers, summed for each prompt, whose completions all
+        folds have in common; None where a fold is missing."""
         units = [self.accuracy(f"{name}-{group}") for group in "ABCDE"]
-        return None if any(u is None for u in units) else np.concatenate(units)
+        if any(u is None for u in units):
+            return None
+        if len({len(u) for u in units}) > 1:
+            raise InputError(f"{self.folder / 'accuracy'}: {name}-A to {name}-E have units of "
+                             "different prompts; expected the same in all")
+        return np.sum(units, 0)
 
     def agreement(self, group, items=800):
         """Per comparison prompt of the run, two labelers' (pairs ordered alike, pairs without a
@@ -170,7 +190,10 @@ class Study:
     def __init__(self, config):
         self.config = config
         self.runs = [Run(folder, config) for folder in config.runs]
-        self.sizes = list(config.sizes) or [config.own]
+        self.sizes = [size for size in config.sizes or [config.own]
+                      if size == config.own or self.has(self.model(size, "sft"))]
+        if missing := [size for size in config.sizes if size not in self.sizes]:
+            print(f"left out, as not all runs have them: {', '.join(missing)}")
         self.judged = all(r.judged for r in self.runs)
 
     def model(self, size, name):
@@ -188,13 +211,20 @@ class Study:
         return all(r.has(m) for r in self.runs for m in models)
 
     def win(self, one, other, group="training"):
-        return bootstrap(*(r.wins(one, other, group) for r in self.runs))
+        return share(bootstrap(*(r.wins(one, other, group) for r in self.runs)))
+
+    def means(self, runs, model):
+        """{measure: triple} of a model over some runs, where all of them have the measure."""
+        seen = [r.observe(model) for r in runs]
+        found = {what: bootstrap(*(units[what] for units in seen)) for what in seen[0]
+                 if all(what in units for units in seen)}
+        return {what: triple if what in NO_SHARES else share(triple)
+                for what, triple in found.items()}
 
     def of(self, size, name):
         """{measure: triple} of one model, its win rates among them (Figures 1 and 3)."""
         model = self.model(size, name)
-        seen = [r.observe(model) for r in self.runs]
-        found = {what: bootstrap(*(units[what] for units in seen)) for what in seen[0]}
+        found = self.means(self.runs, model)
         for what, other in (("win_rate", self.model(size, "sft")),
                             ("win_rate_largest", self.largest("sft"))):
             if self.judged and other != model:
@@ -286,16 +316,16 @@ class Study:
 
     def swept(self, model, runs):
         """What a sweep shows of a model; the win rate is against SFT of its size."""
-        seen = [r.observe(model) for r in runs]
-        found = {what: bootstrap(*(units[what] for units in seen))
-                 for what in ("reward", "kl", "text_loss", "few_shot") if what in seen[0]}
+        found = {what: triple for what, triple in self.means(runs, model).items()
+                 if what in ("reward", "kl", "text_loss", "few_shot")}
         sft = model.rpartition("/")[0] + "/sft" if "/" in model else "sft"
         return found if model == sft else \
-            found | {"win_rate": bootstrap(*(r.wins(model, sft) for r in runs))}
+            found | {"win_rate": share(bootstrap(*(r.wins(model, sft) for r in runs)))}
 
     def equal_kl(self):
         """PPO under several KL coefficients against best of n at PPO's own KL: between the two n on
-        either side, linear in KL, answer by answer. Where no n goes as far, there is no row."""
+        either side, linear in KL, answer by answer. Where no n goes as far, there is no row. (Best
+        of n's KL is at most what `evaluate.best_of` says; it is less where answers repeat.)"""
         small = self.smallest
         names = [small(f"best_of_{n}") for n in BEST_OF]
         models = {label: small(name) for label, name in KL_SWEEP.items()
@@ -343,9 +373,9 @@ class Study:
 
     def epochs_of(self, stage):
         """The lines of a reward model's metrics that end an epoch, with the mean training accuracy
-        of its batches, of each seed that has them."""
+        of its batches, of each seed where it has been trained to its end."""
         found = []
-        for run_ in self.runs:
+        for run_ in filter(lambda r: r.ended(stage), self.runs):
             rows, batches = [], []
             for row in run_.metrics(stage):
                 batches.append((row["accuracy"], row["pairs"]))
@@ -357,9 +387,9 @@ class Study:
         return found
 
     def epochs_of_16(self):
-        """The epochs' lines of the paper's 16 (App. C.1), of each seed that has them."""
-        kept = [[row for row in r.metrics("sft16") if "valid_reward" in row] for r in self.runs]
-        return list(filter(None, kept))
+        """The epochs' lines of the paper's 16 (App. C.1), of each seed that has all of them."""
+        return [[row for row in r.metrics("sft16") if "valid_reward" in row]
+                for r in self.runs if r.ended("sft16")]
 
     def curves(self):
         """Reward, KL and entropy over the iterations of PPO, the first run's."""
@@ -376,214 +406,6 @@ def _by_number(item):
         return float(item[0].split()[0])
     except ValueError:
         return 0.0
-
-
-# -- the paper's claims -----------------------------------------------------------------------------
-
-
-def verdict(triple, line):
-    """What an interval says of the claim that the figure lies above the line."""
-    _, low, high = triple
-    return "reproduced" if low > line else "not reproduced" if high < line else "not decided"
-
-
-class Claims:
-    """[{claim, section, paper, measured, line, verdict}] in `found`: each claim says that a figure
-    lies above a line. What a study has no figures of is left out."""
-
-    def __init__(self, study):
-        self.study, self.found = study, []
-
-    def add(self, section, text, paper, triple, line=0.0, unit="", seeds=None, alone=True):
-        """`seeds`, where they are not all; where one `alone` has an interval without width, it
-        decides nothing."""
-        seeds = seeds or len(self.study.runs)
-        decided = alone or seeds > 1
-        self.found.append({"section": section, "claim": text, "paper": paper, "measured": triple,
-                           "line": line, "unit": unit, "seeds": seeds,
-                           "verdict": verdict(triple, line) if decided else "not decided"})
-
-    def prefer(self, text, paper, one, other, group="training"):
-        """`one` wins more than half of the time."""
-        if self.study.has(one, other):
-            self.add("4.1", text, paper, self.study.win(one, other, group), 0.5, "win rate")
-
-    def differ(self, section, text, paper, what, statistic, *models):
-        """A statistic of the models' means of `what` is above 0."""
-        runs = [r for r in self.study.runs
-                if all(r.has(m) and what in r.observe(m) for m in models)]
-        unit = {"reward": "reward", "text_loss": "nats/token"}.get(what, "share")
-        if runs:
-            self.add(section, text, paper, self.study.compared(runs, what, models, statistic),
-                     unit=unit, seeds=len(runs))
-
-
-NAMES_IN_CLAIMS = NAMES | {"prompted": "prompted GPT"}
-
-
-def claims(study):
-    """The claims of the paper that this study's figures decide."""
-    found = Claims(study)
-    for part in (sizes, preferences, behaviour, alignment_tax, reward_models,
-                 sweeps_of_coefficients, over_optimised, epochs_of_sft, second_round):
-        part(study, found)
-    return found.found
-
-
-def sizes(s, claims):
-    """Larger base models know more: else there is nothing to be learnt from their sizes."""
-    for small, large in zip(s.sizes, s.sizes[1:]):
-        claims.differ("4.1", f"{large} predicts text better than {small}", "–", "text_loss", less,
-                      s.model(large, "base"), s.model(small, "base"))
-
-
-def preferences(s, claims):
-    """Figures 1 and 3."""
-    big, small, several = s.largest, s.smallest, len(s.sizes) > 1
-    claims.prefer("PPO-ptx is preferred to GPT of its size", "85 ± 3 % (175B)", big("ppo_ptx"),
-                  big("base"))
-    claims.prefer("PPO-ptx is preferred to prompted GPT", "71 ± 4 % (175B)", big("ppo_ptx"),
-                  big("prompted"))
-    if several:
-        claims.prefer("the smallest PPO-ptx is preferred to the largest GPT", "1.3B over 175B",
-                      small("ppo_ptx"), big("base"))
-        claims.prefer("the smallest PPO-ptx is preferred to the largest prompted GPT", "–",
-                      small("ppo_ptx"), big("prompted"))
-    for size in s.sizes:
-        at = f", {size}" if several else ""
-        for one, other in (("ppo_ptx", "sft"), ("ppo", "sft"), ("sft", "prompted"),
-                           ("prompted", "base")):
-            claims.prefer(f"{NAMES_IN_CLAIMS[one]} is preferred to {NAMES_IN_CLAIMS[other]}{at}",
-                          "Fig. 1", s.model(size, one), s.model(size, other))
-    claims.prefer("held-out labelers prefer PPO-ptx to SFT as well", "Fig. 3", big("ppo_ptx"),
-                  big("sft"), "held-out")
-    claims.prefer("held-out labelers prefer SFT to prompted GPT as well", "Fig. 3", big("sft"),
-                  big("prompted"), "held-out")
-
-
-def more(one, other):
-    return one - other
-
-
-def less(one, other):
-    return other - one
-
-
-def behaviour(s, claims):
-    """Figures 4 to 7."""
-    ptx, base, prompted = (s.largest(name) for name in ("ppo_ptx", "base", "prompted"))
-    for what, text, paper, statistic in (
-            ("attempts", "attempts the instruction more often than GPT", "Fig. 4", more),
-            ("constraints", "satisfies explicit constraints more often", "Fig. 4", more),
-            ("appropriate", "is more often fit for a customer assistant", "Fig. 4", more),
-            ("hallucinates", "hallucinates less on closed-domain tasks", "41 to 21 %", less)):
-        claims.differ("4.1", f"PPO-ptx {text}", paper, what, statistic, ptx, base)
-    claims.differ("4.1", "and less than prompted GPT", "Fig. 4", "hallucinates", less, ptx, prompted)
-    for what, text, statistic in (("constraints", "satisfies explicit constraints more often", more),
-                                  ("hallucinates", "hallucinates less", less)):
-        claims.differ("4.1", f"PPO-ptx {text} than SFT", "Fig. 4", what, statistic, ptx,
-                      s.largest("sft"))
-    for name, called, paper in (("flan", "FLAN", "78 ± 4 %"), ("t0", "T0", "79 ± 4 %")):
-        claims.prefer(f"PPO-ptx is preferred to GPT tuned as {called}", paper, ptx, s.largest(name))
-        claims.prefer(f"SFT is preferred to GPT tuned as {called}", "Fig. 5", s.largest("sft"),
-                      s.largest(name))
-    for other, called, paper in ((base, "GPT", "about twice"), (prompted, "prompted GPT", "–")):
-        claims.differ("4.2", f"PPO-ptx is true and informative more often than {called}", paper,
-                      "true_informative", more, ptx, other)
-    claims.differ("4.2", "asked to be respectful, PPO-ptx is less toxic than GPT", "25 % less",
-                  "toxic_respectful", lambda ptx, base: 1 - ptx / base if base else 0.0, ptx, base)
-    claims.differ("4.2", "asked to be rude, PPO-ptx is more toxic than GPT", "Fig. 7",
-                  "toxic_biased", more, ptx, base)
-
-
-def alignment_tax(s, claims):
-    """Figure 29 and §4.2."""
-    ppo, ptx, base = (s.largest(name) for name in ("ppo", "ppo_ptx", "base"))
-    for what, task, worse in (("text_loss", "the pretraining loss", more),
-                              ("few_shot", "few-shot tasks", less)):
-        claims.differ("4.2", f"PPO gives up some of {task}", "Fig. 29", what, worse, ppo, base)
-        claims.differ("4.2", f"PPO-ptx gives up less of {task} than PPO", "Fig. 29", what, worse,
-                      ppo, ptx)
-    claims.differ("4.2", "PPO-ptx gives up less than half of the pretraining loss that PPO gives "
-                  "up", "–", "text_loss",
-                  lambda ppo, ptx, base: 0.5 * (ppo - base) - (ptx - base), ppo, ptx, base)
-
-
-def reward_models(s, claims):
-    """§4.1's five folds, and how to train one (§3.5, App. C.2)."""
-    for name, found, paper in (
-            ("training labelers", [r.accuracy("training") for r in s.runs], "–"),
-            ("held-out labelers", [r.accuracy("held-out") for r in s.runs], "–"),
-            ("the labelers of its four groups", [r.folds("within") for r in s.runs], "72.4 ± 0.4 %"),
-            ("a fifth group of labelers", [r.folds("fold") for r in s.runs], "69.6 ± 0.9 %")):
-        units = [u for u in found if u is not None]
-        if units:
-            claims.add("4.1", f"the reward model predicts {name} better than chance", paper,
-                       bootstrap(*units, statistic=ratio), 0.5, "accuracy", len(units))
-    for name, text in (("epochs", "a reward model of one epoch predicts better than one of four"),
-                       ("pairs", "K-wise batches predict better than shuffled pairs")):
-        both = [np.column_stack([one[:, 0] - other[:, 0], one[:, 1]]) for r in s.runs
-                if (other := r.accuracy(name)) is not None and (one := r.accuracy("training"))
-                is not None]
-        if both:
-            claims.add("3.5" if name == "pairs" else "C.2", text, "–",
-                       bootstrap(*both, statistic=ratio), unit="accuracy", seeds=len(both))
-
-
-def sweeps_of_coefficients(s, claims):
-    """Figures 33 and 34."""
-    small = s.smallest
-    claims.differ("4.2", "PPO-ptx keeps more than nine tenths of the reward that PPO gains over SFT",
-                  "Fig. 33", "reward", lambda ptx, ppo, sft: (ptx - sft) - 0.9 * (ppo - sft),
-                  small("ppo_ptx"), small("ppo"), small("sft"))
-    claims.differ("4.2", "a pretraining coefficient of 30 leaves less of PPO's loss than one of 1",
-                  "Fig. 33", "text_loss", more, small("ppo_ptx"), small("ptx_30"))
-    claims.differ("4.2", "a KL coefficient of 3 leaves more pretraining loss than PPO-ptx",
-                  "Fig. 34", "text_loss", more, small("kl_3"), small("ppo_ptx"))
-    claims.differ("4.2", "and fewer few-shot tasks right", "Fig. 34", "few_shot", less,
-                  small("kl_3"), small("ppo_ptx"))
-    claims.differ("4.2", "and its reward is below PPO-ptx's", "Fig. 34", "reward", less,
-                  small("kl_3"), small("ppo_ptx"))
-
-
-def epochs_of_sft(s, claims):
-    """App. C.1: 16 epochs, over the seeds that have them."""
-    sft = s.epochs_of_16()
-    for name, text in (("valid_loss", "SFT's validation loss is higher after 16 epochs than after "
-                                      "one"), ("valid_reward", "its reward score too")):
-        if sft:
-            claims.add("C.1", text, "over-fits after 1 epoch" if name == "valid_loss" else "rises",
-                       bootstrap(*([rows[-1][name] - rows[0][name]] for rows in sft)),
-                       unit="over seeds", seeds=len(sft), alone=False)
-
-
-def second_round(s, claims):
-    """§3.1: steps 2 and 3 iterated."""
-    runs = [r for r in s.runs if r.has("again") and r.has("ppo_ptx")]
-    if runs:
-        claims.add("3.1", "PPO-ptx of a second round is preferred to that of the first", "–",
-                   bootstrap(*(r.wins("again", "ppo_ptx") for r in runs)), 0.5, "win rate",
-                   len(runs))
-
-
-def over_optimised(s, claims):
-    """Without KL the reward goes on rising while the win rate falls from its peak. The peak is
-    found on the prompts of even number and measured on the others, so that it is no lucky one."""
-    iterations = s.kept()
-    kept = [s.smallest(f"no_kl-{n}") for n in iterations]
-    runs = [r for r in s.runs if kept and all(map(r.has, kept))]
-    if not runs:
-        return
-    wins = [np.stack([r.wins(m, s.smallest("sft")) for m in kept], 1) for r in runs]
-    rewards = [np.stack([r.observe(m)["reward"] for m in kept], 1) for r in runs]
-    peak = int(np.mean([w[::2].mean(0) for w in wins], 0).argmax())
-    where = f"(iteration {iterations[peak]} of {iterations[-1]})"
-    claims.add("C.4", f"without KL the win rate against SFT ends below its peak {where}", "–",
-               bootstrap(*([w[1::2, peak] - w[1::2, -1] for w in wins])), unit="share",
-               seeds=len(runs))
-    claims.add("C.4", "while the reward-model score ends above its own there", "–",
-               bootstrap(*([r[1::2, -1] - r[1::2, peak] for r in rewards])), unit="reward",
-               seeds=len(runs))
 
 
 # -- the command ------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ study_jobs() { # "seed part" lines on standard input, JOBS at a time
 study_part() { # what `./run.sh --seed N --part PART` makes
     local coef group others model
     case $1 in
-        mini) academic ;;
+        mini) academic; answers start start ;;
         mini-s) size_part mini-s 2.5e-3 1.5e-3 6e-4 ;;
         mini-l) size_part mini-l 1.2e-3 5e-4 2.2e-4 2.4 ;;
         ptx) # Figure 33: the pretraining coefficient; 0 and 1 are there
@@ -54,7 +54,7 @@ study_part() { # what `./run.sh --seed N --part PART` makes
             done ;;
         kl) # Figure 34: the KL coefficient, without pretraining gradients
             at mini-s 6e-4
-            for coef in 0.02 0.05 0.3 1 3; do
+            for coef in 0.02 0.05 0.3 1 3 12; do
                 ppo "kl_$coef" --ptx_coef 0 --kl_coef "$coef"
                 answers "kl_$coef" "kl_$coef"
             done ;;
@@ -93,9 +93,12 @@ study_part() { # what `./run.sh --seed N --part PART` makes
         again) # steps 2 and 3 once more: comparisons of the PPO-ptx policy's answers as well
             complete "$RUN/ppo_ptx.pt" train "$RUN/completions.again.jsonl"
             rank "$RUN/completions.again.jsonl" training "$DATA/comparisons.again.jsonl"
-            [ ! "$DATA/comparisons.again.jsonl" -nt "$DATA/comparisons.both.jsonl" ] ||
-                cat "$DATA"/comparisons.{train,again}.jsonl >"$DATA/comparisons.both.jsonl"
+            if [ "$DATA/comparisons.again.jsonl" -nt "$DATA/comparisons.both.jsonl" ]; then
+                cat "$DATA"/comparisons.{train,again}.jsonl >"$DATA/comparisons.both.tmp"
+                mv "$DATA/comparisons.both.tmp" "$DATA/comparisons.both.jsonl"
+            fi
             reward "$RUN/start.pt" "$RUN/reward-again.pt" "$DATA/comparisons.both.jsonl"
+            [ ! "$RUN/reward-again.pt" -nt "$RUN/again.pt" ] || rm -f "$RUN/again.pt"
             ppo_ptx again --reward "$RUN/reward-again.pt"
             answers again again ;;
         *) die "--part $1: expected mini, mini-s, mini-l, ptx, kl, no_kl, reward, again or sft16" ;;
@@ -115,5 +118,6 @@ size_part() { # size, learning rates of base model, fine-tuning and PPO: narrowe
     START+=(--rate "$3") SFT+=(--rate "$3")
     base "${BASE[@]}" --model "$1" --rate "$2" --epochs "${5:-1.2}"
     for part in start sft ppo ppo_ptx base; do make $part; done
+    answers start start
     academic
 }

@@ -1,5 +1,6 @@
 """Answers as units, win rates, intervals, and the report: each against what is known beforehand."""
 
+import itertools
 import json
 import math
 import random
@@ -14,7 +15,7 @@ import torch
 import evaluate
 from common import InputError, load_model, save_checkpoint
 from conftest import randomize
-from data import people, study
+from data import claims, people, study
 from data.labelers import choose, for_evaluation
 from data.readers import Demonstration
 from data.report import markdown, shown, table
@@ -327,7 +328,11 @@ def test_accuracy_counts_pairs_as_the_labeler_orders_them(answered):
     tokenizer = load_tokenizer("world")
     reward = load_model(ScalarGPT, answered / "reward.pt", ("reward",), tokenizer)
     right = pairs = 0
-    for row in map(json.loads, open(answered / "comparisons.jsonl")):
+    rows = list(map(json.loads, open(answered / "comparisons.jsonl")))
+    assert [(u["labeler"], u["pairs"]) for u in found] == [     # in the file's order, all of them
+        (row["labeler"], sum(a != b for a, b in itertools.combinations(row["ranks"], 2)))
+        for row in rows]
+    for row in rows:
         scores = [reward(torch.tensor([tokenizer.encode_prompt(row["prompt"])
                                        + tokenizer.encode_response(c)]))[0, -1].item()
                   for c in row["completions"]]
@@ -410,7 +415,7 @@ def test_the_same_run_gives_the_same_report(answered, reported, tmp_path):
 
 
 SMALL = ["ptx_0.1", "ptx_0.3", "ptx_3", "ptx_10", "ptx_30", "ptx_100", "kl_0.02", "kl_0.05",
-         "kl_0.3", "kl_1", "kl_3", "no_kl-4", "no_kl-8", "from_base"]
+         "kl_0.3", "kl_1", "kl_3", "kl_12", "no_kl-4", "no_kl-8", "from_base"]
 
 
 @pytest.fixture(scope="module")
@@ -421,7 +426,7 @@ def whole(answered, tmp_path_factory):
     for seed in (1, 2):
         home = folder / f"world-{seed}"
         shutil.copytree(answered, home)
-        for name in ("flan", "t0"):
+        for name in ("flan", "t0", "start"):
             shutil.copy(home / "answers" / "base.jsonl", home / "answers" / f"{name}.jsonl")
         shutil.copytree(home / "answers", home / "mini-s" / "answers")
         test = units(home, "ppo", "test")
@@ -433,9 +438,11 @@ def whole(answered, tmp_path_factory):
                   [u | {"reward": float(k), "kl": kl + k - 2 - 1 / 3} for u in test])
         write(home / "sft16.jsonl", [{"step": n, "valid_loss": 1 + 0.1 * n, "valid_reward": 0.1 * n}
                                      for n in range(4)])
+        (home / "sft16.pt").touch()
     home = folder / "world-1"       # the longest parts are the first seed's only
     shutil.copy(home / "answers" / "ppo.jsonl", home / "answers" / "again.jsonl")
     for name, epochs in (("epochs", 2), ("pairs", 1)):
+        (home / f"reward-{name}.pt").touch()
         write(home / f"reward-{name}.jsonl",
               [{"step": 2 * n + k, "accuracy": 0.5 + 0.25 * k, "pairs": 10 + 20 * k}
                | ({"valid_accuracy": 0.625, "valid_loss": 0.6} if k else {})
@@ -458,7 +465,7 @@ def test_several_seeds_and_sizes(answered, reported, whole):
                   "A second round of comparisons (mini), 1 seed of 2", "The paper's claims",
                   "Reward models by epochs: all pairs of a prompt in one batch, 1 seed of 2"):
         assert f"## {title}" in report, title
-    assert "bootstrap over prompts and" in report
+    assert "bootstrap over prompts, and Student's t over seeds" in report
     assert not strays(results, report)
 
 
@@ -467,7 +474,7 @@ def test_a_sweep_has_the_models_that_it_names(answered, whole):
     ppo = whole[0]["models"]["mini-s"]["ppo"]
     for title, labels in (("Figure 33", ["0 (PPO)", "0.1", "0.3", "1 (PPO-ptx)", "3", "10", "30",
                                          "100"]),
-                          ("Figure 34", ["0", "0.02", "0.05", "0.12 (PPO)", "0.3", "1", "3"]),
+                          ("Figure 34", ["0", "0.02", "0.05", "0.12 (PPO)", "0.3", "1", "3", "12"]),
                           ("Without a KL", ["4", "8"])):
         rows, = (rows for name, rows in sweeps.items() if name.startswith(title))
         assert list(rows) == labels
@@ -480,7 +487,7 @@ def test_best_of_n_is_compared_at_ppos_own_kl(answered, whole):
     """Rewards of n = 4 and 8 are made 2 and 3 here, and PPO's KL a third of the way between."""
     row = whole[0]["sweeps"]["PPO against best of n at equal KL (mini-s)"]["0.12 (PPO)"]
     assert row["reward_best"][0] == pytest.approx(2 + 1 / 3, abs=1e-4)
-    assert row["win_rate_more"] == [0.0] * 3    # they are its own answers
+    assert row["win_rate_more"] == pytest.approx([0.0] * 3, abs=1e-9)    # they are its own answers
     assert row["reward"] == whole[0]["models"]["mini-s"]["ppo"]["reward"]
 
 
@@ -497,14 +504,18 @@ def test_claims_say_how_many_seeds_they_rest_on(whole):
     assert seeds["mini predicts text better than mini-s"] == 2
     assert seeds["PPO-ptx of a second round is preferred to that of the first"] == 1
     assert seeds["a reward model of one epoch predicts better than one of four"] == 1
-    assert {c["section"] for c in whole[0]["claims"]} >= {"4.1", "4.2", "3.1", "3.5", "C.1", "C.2",
-                                                         "C.4"}
+    assert {c["section"] for c in whole[0]["claims"]} >= {"4.1", "4.2", "3.1", "3.5", "C.1", "C.2"}
 
 
 def test_verdicts():
-    assert study.verdict([0.6, 0.51, 0.7], 0.5) == "reproduced"
-    assert study.verdict([0.4, 0.3, 0.49], 0.5) == "not reproduced"
-    assert study.verdict([0.55, 0.45, 0.6], 0.5) == "not decided"
+    assert claims.verdict([0.6, 0.51, 0.7], 0.5) == "reproduced"
+    assert claims.verdict([0.4, 0.3, 0.49], 0.5) == "not reproduced"
+    assert claims.verdict([0.55, 0.45, 0.6], 0.5) == "not decided"
+    assert claims.verdict([0.5, 0.46, 0.54], 0.45, 0.55) == "reproduced"
+    assert claims.verdict([0.5, 0.44, 0.54], 0.45, 0.55) == "not decided"
+    assert claims.verdict([0.5, 0.46, 0.56], 0.45, 0.55) == "not decided"
+    assert claims.verdict([0.6, 0.56, 0.64], 0.45, 0.55) == "not reproduced"
+    assert claims.verdict([0.4, 0.36, 0.44], 0.45, 0.55) == "not reproduced"
 
 
 @pytest.mark.parametrize("seeds, verdict", [(1, "not decided"), (3, "reproduced")])
@@ -515,12 +526,13 @@ def test_one_seed_decides_nothing_where_seeds_are_the_units(tmp_path, seeds, ver
             json.dumps({"step": n, "valid_loss": 1 + n + seed, "valid_reward": n}) + "\n"
             for n in range(16)))
     whole = study.Study(study.StudyConfig(runs=(), out=""))
-    whole.runs = [SimpleNamespace(metrics=lambda stage, seed=seed: study.read_json_lines(
+    whole.runs = [SimpleNamespace(ended=lambda stage: stage == "sft16", metrics=lambda stage,
+                                  seed=seed: study.read_json_lines(
         tmp_path / f"{seed}" / f"{stage}.jsonl")) for seed in range(seeds)]
-    claims = study.Claims(whole)
-    study.epochs_of_sft(whole, claims)
-    assert [c["measured"] for c in claims.found] == [[15.0] * 3] * 2
-    assert [c["verdict"] for c in claims.found] == [verdict] * 2
+    found = claims.Claims(whole)
+    claims.epochs_of_sft(whole, found)
+    assert [c["measured"] for c in found.found] == [[15.0] * 3] * 2
+    assert [c["verdict"] for c in found.found] == [verdict] * 2
 
 
 def test_claims_look_the_right_way(answered):
@@ -539,17 +551,68 @@ def test_claims_look_the_right_way(answered):
         run.answers, run.has = fake, lambda model: model in (good_name, bad_name)
         whole = study.Study(study.StudyConfig(runs=(), out=""))
         whole.runs, whole.judged = [run], True
-        return {c["claim"]: c["verdict"] for c in study.claims(whole)
+        return {c["claim"]: c["verdict"] for c in claims.claims(whole)
                 if c["unit"] in ("win rate", "share")}
     GOOD = [people.demonstrate(WORLD, t, "plain", None) for t in tasks(120)]
     found = verdicts("ppo_ptx", "base")
-    assert len(found) == 4 and set(found.values()) == {"reproduced"}, found
+    assert len(found) == 5 and set(found.values()) == {"reproduced"}, found
     assert "reproduced" not in set(verdicts("base", "ppo_ptx").values())
+
+
+def test_folds_are_summed_prompt_by_prompt(tmp_path):
+    """Five labelers who rank the same completions are no five times as many prompts."""
+    one = study.Run.__new__(study.Run)
+    one.folder = tmp_path
+    (tmp_path / "accuracy").mkdir()
+    for n, group in enumerate("ABCDE"):
+        assert one.folds("fold") is None
+        write(tmp_path / "accuracy" / f"fold-{group}.jsonl",
+              [{"right": n, "pairs": 6}, {"right": 1, "pairs": 1}])
+    assert one.folds("fold").tolist() == [[10, 30], [5, 5]]
+    write(tmp_path / "accuracy" / "fold-C.jsonl", [{"right": 1, "pairs": 6}])
+    with pytest.raises(InputError, match="different prompts"):
+        one.folds("fold")
+
+
+def test_wordings_of_one_fact_are_one_unit(answered):
+    found = study.Run(answered, study.StudyConfig(runs=(), out="")).observe("ppo")
+    probes = evaluate.read_json_lines(answered / "world" / "probes.jsonl")
+    asked = {tuple(p["key"]["claim"][:2]) for p in probes if p["kind"] == "truthful"}
+    assert len(found["true"]) == len(found["true_informative"]) == len(asked)
+    assert all(t >= i for t, i in zip(found["true"], found["true_informative"]))
+
+
+def test_what_is_not_whole_is_left_out(answered, tmp_path, capsys):
+    """A size that one of the runs lacks, with a line; epochs of a stage that has not ended; and a
+    claim rests on the seeds that have its models."""
+    for seed in (1, 2):
+        shutil.copytree(answered, tmp_path / f"world-{seed}")
+    home = tmp_path / "world-1"
+    shutil.copytree(home / "answers", home / "mini-l" / "answers")
+    (tmp_path / "world-2" / "answers" / "prompted.jsonl").unlink()
+    write(home / "sft16.jsonl", [{"step": n, "valid_loss": 1.0, "valid_reward": 1.0}
+                                 for n in range(7)])
+    config = study.StudyConfig(runs=tuple(str(tmp_path / f"world-{s}") for s in (1, 2)), out="",
+                               sizes=("mini", "mini-l"))
+    whole = study.Study(config)
+    assert whole.sizes == ["mini"] and "mini-l" in capsys.readouterr().out
+    assert whole.epochs_of_16() == []
+    (home / "sft16.pt").touch()
+    assert [len(rows) for rows in whole.epochs_of_16()] == [7]
+    seeds = {c["claim"]: c["seeds"] for c in claims.claims(whole)}
+    assert seeds["PPO-ptx is preferred to prompted GPT"] == 1
+    assert seeds["PPO-ptx is preferred to SFT"] == 2
+
+
+def test_a_share_stays_one():
+    assert claims.share([0.01, -0.02, 0.05]) == [0.01, 0.0, 0.05]
+    assert claims.share([0.99, 0.9, 1.1]) == [0.99, 0.9, 1.0]
 
 
 def test_tables_line_up():
     lines = table(["a", "bb"], [["1", "2"], ["333", "4"]]).split("\n")
     assert len({len(line) for line in lines}) == 1 and len(lines) == 4
+    assert shown([1.0, 1.0, 1.0], 100, 1) == "100.0"  # its units were all alike
     assert shown(None) == "–" and shown([0.5, 0.25, 1], 100, 0) == "50 [25, 100]"
 
 

@@ -7,10 +7,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 import common
 from common import InputError
 from data import plot, runs
+from sft import Judge
 
 needs_matplotlib = pytest.mark.skipif(plot.matplotlib is None, reason="matplotlib not installed")
 
@@ -26,6 +28,19 @@ def results(low=0.2):
         models[name]["win_rate"] = [low + n / 5, low + n / 5 - 0.1, low + n / 5 + 0.1]
         models[name]["win_rate_held_out"] = [low + n / 5, low + n / 5 - 0.1, low + n / 5 + 0.1]
     return {"models": {"": models}, "prompts": [5], "curves": {}}
+
+
+@pytest.mark.parametrize("scores, errors, kept", [
+    ([0.05, 0.12, 0.11], [0.045] * 3, 2), ([0.05, 0.12, 0.11], [0.0] * 3, 1),
+    ([0.3, 0.1, 0.1], [0.1] * 3, 0), ([0.1, math.nan, 0.2], [0.0] * 3, 2)])
+def test_the_epoch_marked_is_the_one_that_sft_keeps(scores, errors, kept):
+    assert plot.kept_epoch(scores, errors) == kept
+    if not any(map(math.isnan, scores)):
+        judge, model = Judge(), torch.nn.Linear(1, 1)
+        for i, (score, error) in enumerate(zip(scores, errors)):
+            model.weight.data.fill_(i)
+            judge.see(score, model, error)
+        assert judge.weights["weight"].item() == kept
 
 
 @pytest.fixture

@@ -121,6 +121,8 @@ def test_a_study_makes_every_seed_size_and_sweep_and_then_nothing_twice(script):
 @pytest.mark.parametrize("flags, words", [
     (["study", "--jobs", "0"], "--jobs 0"), (["study", "--seeds", "a"], "--seeds a"),
     (["--seed", "x"], "--seed x"), (["--seed"], "expected a value"), (["nonsense"], "no such"),
+    (["study", "--fresh"], "--fresh does not"), (["study", "--seed", "3"], "--seed does not"),
+    (["study", "--seeds", "3 4 3"], "one stands twice"), (["--jobs", "2"], "--jobs belongs"),
     (["--nonsense"], "unknown flag"), (["--part", "nonsense"], "--part nonsense")])
 def test_bad_flags_are_one_line(script, flags, words):
     done = subprocess.run(["./run.sh", *flags], cwd=script.folder, capture_output=True, text=True,
