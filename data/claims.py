@@ -48,11 +48,11 @@ class Claims:
                            "line": list(line), "unit": unit, "seeds": seeds,
                            "verdict": verdict(triple, *line) if decided else "not decided"})
 
-    def prefer(self, text, paper, one, other, group="training", line=(0.5,)):
+    def prefer(self, text, paper, one, other, group="training", line=(0.5,), section="4.1"):
         """`one` wins more than half of the time, or as often as `line` says."""
         runs = [r for r in self.study.runs if r.has(one) and r.has(other)]
         if runs:
-            self.add("4.1", text, paper,
+            self.add(section, text, paper,
                      share(bootstrap(*(r.wins(one, other, group) for r in runs))), line, "win rate",
                      len(runs))
 
@@ -192,7 +192,7 @@ def reward_models(s, claims):
 
 
 def sweeps_of_coefficients(s, claims):
-    """Figures 33 and 34."""
+    """Figures 33, 34 and 36 (which has pretraining gradients, too)."""
     small = s.smallest
     ptx, base = small("ppo_ptx"), small("base")
     claims.differ("4.2", "PPO-ptx keeps more than nine tenths of the reward that PPO gains over its "
@@ -209,6 +209,9 @@ def sweeps_of_coefficients(s, claims):
                   small("kl_12"), base)
     claims.differ("4.2", "and its reward is below PPO-ptx's", "Fig. 34", "reward", less,
                   small("kl_12"), ptx)
+    for other, text in ((small("kl_12"), "a hundred times that"), (s.last_without_kl(), "none")):
+        claims.prefer(f"PPO with its KL coefficient is preferred to PPO with {text}", "Fig. 36",
+                      small("ppo"), other, section="E.7")
 
 
 def epochs_of_sft(s, claims):

@@ -275,8 +275,7 @@ class Study:
     def sweeps(self):
         """{title: {label: {measure: triple}}} of what was varied, by the seeds that have it."""
         small, own = self.smallest, self.config.own
-        no_kl = {n: small(f"no_kl-{n}") for n in self.kept()}
-        last = no_kl[max(no_kl)] if no_kl else small("no_kl")
+        no_kl, last = {n: small(f"no_kl-{n}") for n in self.kept()}, self.last_without_kl()
         coefs = {label: small(f"ptx_{label}") for label in ("0.1", "0.3", "3", "10", "30", "100")}
         betas = {label: small(name) for label, name in KL_SWEEP.items()}
         wanted = {
@@ -313,6 +312,11 @@ class Study:
         found = {path.stem for r in self.runs
                  for path in r.path(self.smallest("no_kl")).parent.glob("no_kl-*.jsonl")}
         return sorted(int(name.removeprefix("no_kl-")) for name in found)
+
+    def last_without_kl(self):
+        """The policy that training without KL ends with."""
+        kept = self.kept()
+        return self.smallest(f"no_kl-{kept[-1]}" if kept else "no_kl")
 
     def swept(self, model, runs):
         """What a sweep shows of a model; the win rate is against SFT of its size."""
