@@ -324,22 +324,20 @@ def test_best_of_n_takes_the_best_of_the_first_n(run_folder, tmp_path):
 
 
 def test_accuracy_counts_pairs_as_the_labeler_orders_them(answered):
+    """A unit for each comparison, in the file's order, whatever order they are computed in."""
     found = [json.loads(line) for line in open(answered / "accuracy" / "training.jsonl")]
     tokenizer = load_tokenizer("world")
     reward = load_model(ScalarGPT, answered / "reward.pt", ("reward",), tokenizer)
-    right = pairs = 0
-    rows = list(map(json.loads, open(answered / "comparisons.jsonl")))
-    assert [(u["labeler"], u["pairs"]) for u in found] == [     # in the file's order, all of them
-        (row["labeler"], sum(a != b for a, b in itertools.combinations(row["ranks"], 2)))
-        for row in rows]
-    for row in rows:
+    expected = []
+    for row in map(json.loads, open(answered / "comparisons.jsonl")):
         scores = [reward(torch.tensor([tokenizer.encode_prompt(row["prompt"])
                                        + tokenizer.encode_response(c)]))[0, -1].item()
                   for c in row["completions"]]
-        for i in range(3):
-            for j in range(i + 1, 3):
-                right, pairs = right + (scores[i] > scores[j]), pairs + 1
-    assert (sum(u["right"] for u in found), sum(u["pairs"] for u in found)) == (right, pairs)
+        ordered = [(scores[i] - scores[j]) * (row["ranks"][j] - row["ranks"][i]) > 0
+                   for i, j in itertools.combinations(range(3), 2)
+                   if row["ranks"][i] != row["ranks"][j]]
+        expected.append({"labeler": row["labeler"], "pairs": len(ordered), "right": sum(ordered)})
+    assert found == expected and len({u["right"] for u in found}) > 1
 
 
 # -- the report -----------------------------------------------------------------------------------

@@ -234,6 +234,22 @@ def test_pretraining_text_asks_for_nothing_that_is_held_out(files):
                 assert core not in text, (category, core)
 
 
+def test_texts_to_work_on_that_are_held_out_stand_nowhere():
+    """Neither a text to sum up or to list from, nor a question on one, nor a sentence to rewrite."""
+    world, rng = World(0), random.Random(3)
+    seen = collections.Counter()
+    for _ in range(1500):
+        for kind in (webtext.page, webtext.inventory):
+            first, *rest = kind(world, rng).split("\n")
+            text = first.removeprefix("Text: ")
+            asked = [line.removeprefix("Q: ") for line in rest if line.startswith("Q: ")]
+            capitals = [line.removeprefix("In capitals: ") for line in rest if line.startswith("In c")]
+            for core in (text, *(f"{text} {question}" for question in asked), *capitals):
+                assert world.side(core) == "train", core
+            seen.update(texts=1, asked=len(asked), capitals=len(capitals))
+    assert min(seen.values()) > 500
+
+
 def test_only_probes_ask_where_a_falsehood_is_popular(files):
     myths = {(entity.lower(), attribute) for entity, attribute in World(0).myths}
     for rows in sides_of(files).values():
