@@ -175,13 +175,14 @@ if [ $VERB = world ]; then
     TOKENIZER=(--tokenizer world)
     LENGTHS=(--max_prompt 48 --max_response 40)
     PREPARE=(--max_prompt_tokens 48 --max_response_tokens 40)
-    BASE=(--model mini --epochs 1.2 --batch 8 --rate 1.5e-3 --warmup 50 --weight_decay 0.1 --dropout 0
+    BASE=(--model mini --epochs 1.1 --batch 8 --rate 1.5e-3 --warmup 50 --weight_decay 0.1 --dropout 0
           --log_every 50)
-    START=(--epochs 5 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
-    SFT=(--epochs 7 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 500 --log_every 50)
+    START=(--epochs 4 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
+    SFT=(--epochs 5 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 500 --log_every 50)
     REWARD=(--rate 4e-4 --batch 8)
-    PPO=(--episodes 10240 --batch 256 --minibatch 32 --policy_rate 4.5e-4 --value_rate 1e-3 --warmup 5
-         --kl_coef 0.12 --ema_decay 0.97 --ptx_per_episode 1 --ptx_tokens 48
+    # clipped: of a dozen runs without, one met a gradient that undid what it had learnt
+    PPO=(--episodes 8192 --batch 256 --minibatch 32 --policy_rate 4.5e-4 --value_rate 1e-3
+         --max_grad_norm 1 --kl_coef 0.12 --ema_decay 0.97 --ptx_per_episode 1 --ptx_tokens 48
          --save_every 10 --show_every 10)
     PTX_COEF=1 COMPLETIONS=4500 ANSWERS=(--probes "$RUN/world/probes.jsonl")
 elif [ $VERB = hh ]; then # the others stand in data/plan.py, by size of model and GPU

@@ -111,7 +111,7 @@ def agreements(labelers, items, seed=0):
 # -- hiring (App. B.1) ------------------------------------------------------------------------
 
 NOISE = (0.17, 0.38)        # of candidates
-COURTESY = 0.16             # mean taste for a word of courtesy
+COURTESY = 0.22             # mean taste for a word of courtesy
 
 
 @lru_cache(maxsize=8)

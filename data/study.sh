@@ -116,7 +116,7 @@ size_part() { # size, learning rates of base model, fine-tuning and PPO: narrowe
     local part
     at "$1" "$4"
     START+=(--rate "$3") SFT+=(--rate "$3")
-    base "${BASE[@]}" --model "$1" --rate "$2" --epochs "${5:-1.2}"
+    base "${BASE[@]}" --model "$1" --rate "$2" --epochs "${5:-1.1}"
     for part in start sft ppo ppo_ptx base; do make $part; done
     answers start start
     academic
