@@ -56,7 +56,7 @@ class Browser:
         """The value that JavaScript returns."""
         return self._send("POST", "/execute/sync", {"script": script, "args": arguments})
 
-    def wait(self, script, seconds=10):
+    def wait(self, script, seconds=30):
         """The first true value of a JavaScript expression."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
