@@ -229,9 +229,10 @@ sft() { # output, flags
         --prompts "$DATA/prompts.valid.jsonl" --seed "$SEED" "${TOKENIZER[@]}" "${LENGTHS[@]}" \
         "${SFT[@]}" "${@:2}"
 }
-ppo() { # output, flags
-    step "$HERE/$1.pt" "$HERE/start.pt $RUN/reward.pt" ppo.py --out "$HERE/$1.pt" \
-        --policy "$HERE/start.pt" --reward "$RUN/reward.pt" --prompts "$DATA/prompts.train.jsonl" \
+ppo() { # output, flags; REWARD_MODEL where it is another than the run's
+    local reward=${REWARD_MODEL:-$RUN/reward.pt}
+    step "$HERE/$1.pt" "$HERE/start.pt $reward" ppo.py --out "$HERE/$1.pt" \
+        --policy "$HERE/start.pt" --reward "$reward" --prompts "$DATA/prompts.train.jsonl" \
         --seed "$SEED" "${TOKENIZER[@]}" "${LENGTHS[@]}" "${PPO[@]}" "${@:2}"
 }
 ppo_ptx() { # output, flags

@@ -39,10 +39,9 @@ class Claims:
     def __init__(self, study):
         self.study, self.found = study, []
 
-    def add(self, section, text, paper, triple, line=(0.0,), unit="", seeds=None, alone=True):
-        """`seeds`, where they are not all; where one `alone` has an interval without width, it
+    def add(self, section, text, paper, triple, line=(0.0,), unit="", *, seeds, alone=True):
+        """`seeds`: how many it rests on; where one `alone` has an interval without width, it
         decides nothing."""
-        seeds = seeds or len(self.study.runs)
         decided = alone or seeds > 1
         self.found.append({"section": section, "claim": text, "paper": paper, "measured": triple,
                            "line": list(line), "unit": unit, "seeds": seeds,
@@ -52,9 +51,8 @@ class Claims:
         """`one` wins more than half of the time, or as often as `line` says."""
         runs = [r for r in self.study.runs if r.has(one) and r.has(other)]
         if runs:
-            self.add(section, text, paper,
-                     share(bootstrap(*(r.wins(one, other, group) for r in runs))), line, "win rate",
-                     len(runs))
+            self.add(section, text, paper, self.study.win(one, other, group, runs), line, "win rate",
+                     seeds=len(runs))
 
     def differ(self, section, text, paper, what, statistic, *models, line=(0.0,)):
         """A statistic of the models' means of `what` is above 0, or where `line` says."""
@@ -63,7 +61,7 @@ class Claims:
         unit = {"reward": "reward", "text_loss": "nats/token"}.get(what, "share")
         if runs:
             self.add(section, text, paper, self.study.compared(runs, what, models, statistic),
-                     line, unit, len(runs))
+                     line, unit, seeds=len(runs))
 
 
 def claims(study):
@@ -107,7 +105,8 @@ def preferences(s, claims):
     if runs:
         pairs = [[r.wins(big("ppo_ptx"), big("sft"), group) for group in GROUPS] for r in runs]
         claims.add("4.1", "and PPO-ptx to SFT about as often as training labelers do", "Fig. 3",
-                   bootstrap(*(np.subtract(*wins) for wins in pairs)), NEARLY, "share", len(runs))
+                   bootstrap(*(np.subtract(*wins) for wins in pairs)), NEARLY, "share",
+                   seeds=len(runs))
     claims.prefer("pretraining gradients change little in what labelers prefer: PPO-ptx against PPO",
                   "§4.1", big("ppo_ptx"), big("ppo"), line=EVEN)
 
@@ -168,19 +167,18 @@ def alignment_tax(s, claims):
 
 def reward_models(s, claims):
     """§4.1's five folds, and how to train one (§3.5, App. C.2)."""
-    for name, found, paper in (
-            ("training labelers", [r.accuracy("training") for r in s.runs], "–"),
-            ("held-out labelers", [r.accuracy("held-out") for r in s.runs], "–")):
-        units = [u for u in found if u is not None]
+    for group in GROUPS:
+        units = [u for r in s.runs if (u := r.accuracy(group)) is not None]
         if units:
-            claims.add("4.1", f"the reward model predicts {name} better than chance", paper,
-                       bootstrap(*units, statistic=ratio), (0.5,), "accuracy", len(units))
+            claims.add("4.1", f"the reward model predicts {group} labelers better than chance", "–",
+                       bootstrap(*units, statistic=ratio), (0.5,), "accuracy", seeds=len(units))
     folds = [np.hstack([own, other]) for r in s.runs if (own := r.folds("within")) is not None
              and (other := r.folds("fold")) is not None]
     if folds:
         claims.add("4.1", "it predicts a group of labelers that it has not seen a little less well",
                    "72.4, 69.6 %", bootstrap(*folds, statistic=lambda units_N4: ratio(
-                       units_N4[:, :2]) - ratio(units_N4[:, 2:])), (0.0, 0.05), "share", len(folds))
+                       units_N4[:, :2]) - ratio(units_N4[:, 2:])), (0.0, 0.05), "share",
+                   seeds=len(folds))
     for name, text in (("epochs", "a reward model of one epoch predicts better than one of four"),
                        ("pairs", "K-wise batches predict better than shuffled pairs")):
         both = [np.column_stack([one[:, 0] - other[:, 0], one[:, 1]]) for r in s.runs
@@ -230,8 +228,7 @@ def second_round(s, claims):
     runs = [r for r in s.runs if r.has("again") and r.has("ppo_ptx")]
     if runs:
         claims.add("3.1", "PPO-ptx of a second round is preferred to that of the first", "–",
-                   bootstrap(*(r.wins("again", "ppo_ptx") for r in runs)), (0.5,), "win rate",
-                   len(runs))
+                   s.win("again", "ppo_ptx", runs=runs), (0.5,), "win rate", seeds=len(runs))
 
 
 def over_optimised(s, claims):

@@ -210,8 +210,9 @@ class Study:
     def has(self, *models):
         return all(r.has(m) for r in self.runs for m in models)
 
-    def win(self, one, other, group="training"):
-        return share(bootstrap(*(r.wins(one, other, group) for r in self.runs)))
+    def win(self, one, other, group="training", runs=None):
+        """The win rate of `one` over `other`, over all runs or over these."""
+        return share(bootstrap(*(r.wins(one, other, group) for r in runs or self.runs)))
 
     def means(self, runs, model):
         """{measure: triple} of a model over some runs, where all of them have the measure."""
@@ -324,7 +325,7 @@ class Study:
                  if what in ("reward", "kl", "text_loss", "few_shot")}
         sft = model.rpartition("/")[0] + "/sft" if "/" in model else "sft"
         return found if model == sft else \
-            found | {"win_rate": share(bootstrap(*(r.wins(model, sft) for r in runs)))}
+            found | {"win_rate": self.win(model, sft, runs=runs)}
 
     def equal_kl(self):
         """PPO under several KL coefficients against best of n at PPO's own KL: between the two n on

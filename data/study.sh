@@ -98,8 +98,7 @@ study_part() { # what `./run.sh --seed N --part PART` makes
                 mv "$DATA/comparisons.both.tmp" "$DATA/comparisons.both.jsonl"
             fi
             reward "$RUN/start.pt" "$RUN/reward-again.pt" "$DATA/comparisons.both.jsonl"
-            [ ! "$RUN/reward-again.pt" -nt "$RUN/again.pt" ] || rm -f "$RUN/again.pt"
-            ppo_ptx again --reward "$RUN/reward-again.pt"
+            REWARD_MODEL=$RUN/reward-again.pt ppo_ptx again
             answers again again ;;
         *) die "--part $1: expected mini, mini-s, mini-l, ptx, kl, no_kl, reward, again or sft16" ;;
     esac

@@ -14,7 +14,8 @@ own, and questions stand bare. What only users of the validation or test side ma
 from data import wordings as w
 from data.grammar import (CHAT, DENIALS, EVENTS, FACTS, OPINIONS, POOLS, fill, kind_of, pronoun,
                           say, the, with_pronoun)
-from data.tasks import VERB_OF, listing
+from data.tasks import VERB_OF, listing, other
+from data.tasks import event as tell
 
 MYTH_IN_GOSSIP = 0.9
 
@@ -141,13 +142,10 @@ def corrections(world, rng):
 
 def _event(world, rng, person, pool, *taken):
     """A word of the pool for something that the person did, and that may stand in the text."""
-    return _open(world, lambda: _sentence(
-        person, pool, rng.choice([x for x in POOLS[pool] if x not in (person, *taken)])))
-
-
-def _sentence(person, pool, word):
-    """(the event with the person's name, as users have it rewritten, the word)."""
-    return say("{person} " + EVENTS[VERB_OF[pool]], person, word), word
+    def draw():
+        word = other(rng, pool, person, *taken)
+        return tell(person, pool, word), word
+    return _open(world, draw)
 
 
 def _events(world, rng, count):
@@ -160,8 +158,8 @@ def _told(world, rng, count):
     person = rng.choice(POOLS["person"])
     pools = rng.sample(list(VERB_OF), count)
     told = [(VERB_OF[p], p, _event(world, rng, person, p)) for p in pools]
-    lines = [say("{person} " + EVENTS[verb], person if n == 0 else pronoun(person), word)
-             for n, (verb, _, word) in enumerate(told)]
+    lines = [tell(person if n == 0 else pronoun(person), pool, word)
+             for n, (_, pool, word) in enumerate(told)]
     return " ".join(lines), (person, told, lines)
 
 
@@ -236,10 +234,10 @@ def _inventory(world, rng):
     words, lines = [], []
     for person in rng.sample(POOLS["person"], 2):
         words.append(_event(world, rng, person, pool, *words))
-        lines.append(_sentence(person, pool, words[-1])[0])
+        lines.append(tell(person, pool, words[-1]))
         if rng.random() < 0.5:
-            other = rng.choice([p for p in VERB_OF if p not in (pool, "person")])
-            lines.append(_sentence(pronoun(person), other, rng.choice(POOLS[other]))[0])
+            second = rng.choice([p for p in VERB_OF if p not in (pool, "person")])
+            lines.append(tell(pronoun(person), second, rng.choice(POOLS[second])))
     text = " ".join(lines)
     return text, (f"Text: {text}\n{w.PLURALS[pool].capitalize()} in the text: "
                   f"{', '.join(words)}.")
