@@ -148,36 +148,43 @@ def mean_loss(model, batches, device):
 
 @torch.no_grad()
 def reward_of_answers(model, reward_model, prompts, tokenizer, config):
-    """Mean reward-model score of one sampled answer to each prompt, and its standard error."""
+    """scores_N: the reward model's of one sampled answer to each prompt."""
     device, scores = model.decoder.wte.weight.device, []
     for first in range(0, len(prompts), 64):
         with compute_dtype(device):
             samples = generate(model, prompts[first:first + 64], config.max_response,
                                eos=tokenizer.eos)
             scores.append(reward_model.scores(samples.tokens_BT, samples.lens_B))
-    scores_N = torch.cat(scores)
-    return scores_N.mean().item(), scores_N.std(correction=0).item() / math.sqrt(len(scores_N))
+    return torch.cat(scores)
 
 
 class Judge:
     """Chooses the epoch to keep: the one with the highest reward-model score (App. C.1), or the
-    last where there is no reward model. *Open*: of scores that a standard error cannot tell from
-    the highest, the last, as more epochs help (App. C.1). Part of what a resumed run restores."""
+    last where there is no reward model. *Open*: of epochs that cannot be told from the highest,
+    since the 95 % interval of the difference holds 0, the last, as more epochs help (App. C.1).
+    Part of what a resumed run restores."""
 
     def __init__(self):
-        self.best, self.kept, self.weights = -math.inf, None, None
+        self.best_N, self.reward, self.weights = None, None, None
 
-    def see(self, score, model, error=0.0):
-        if score is None or score >= self.best - error:
-            self.kept = score
+    def see(self, scores_N, model):
+        """True where this epoch is the one to keep so far. scores_N: of its answers to the same N
+        prompts each time; None without a reward model."""
+        behind_N = torch.zeros(1) if self.best_N is None else self.best_N - scores_N
+        error = behind_N.std(correction=0) / math.sqrt(len(behind_N))
+        keep = bool(behind_N.mean() <= 1.96 * error)
+        if keep:
+            self.reward = None if scores_N is None else scores_N.mean().item()
             self.weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
-        self.best = max(self.best, -math.inf if score is None else score)
+        if behind_N.mean() < 0 or self.best_N is None:
+            self.best_N = scores_N
+        return keep
 
     def state_dict(self):
-        return {"best": self.best, "kept": self.kept, "weights": self.weights}
+        return dict(vars(self))
 
     def load_state_dict(self, state):
-        self.best, self.kept, self.weights = state["best"], state["kept"], state["weights"]
+        vars(self).update(state)
 
 
 class Data:
@@ -229,7 +236,8 @@ class Validation:
             self.prompts = [ids for _, ids in fitting[:config.choose_prompts]]
 
     def measure(self, model):
-        numbers = {}
+        """{name: number}, and the answers' scores_N, None without a reward model."""
+        numbers, scores_N = {}, None
         if self.pairs:
             groups = length_sorted_batches([len(x) + len(y) for x, y in self.pairs],
                                            self.config.micro_tokens)
@@ -240,9 +248,10 @@ class Validation:
             numbers["valid_text_loss"] = mean_loss(
                 model, ((t, torch.ones_like(t, dtype=torch.bool)) for t in self.text), self.device)
         if self.reward_model is not None:
-            numbers["valid_reward"], numbers["valid_reward_error"] = reward_of_answers(
+            scores_N = reward_of_answers(
                 model, self.reward_model, self.prompts, self.tokenizer, self.config)
-        return numbers
+            numbers["valid_reward"] = scores_N.mean().item()
+        return numbers, scores_N
 
 
 SHOWN = ("loss", "text_loss", "rate", "valid_loss", "valid_text_loss", "valid_reward")
@@ -273,13 +282,13 @@ def main(config):
         numbers["grad_norm"] = step_optimizer(model, optimizer, rate, config.max_grad_norm)
         ends_epoch = (step + 1) % data.steps_per_epoch == 0 or step + 1 == steps
         if ends_epoch:
-            numbers |= validation.measure(model)
-            judge.see(numbers.get("valid_reward"), model, numbers.get("valid_reward_error", 0.0))
+            measured, scores_N = validation.measure(model)
+            numbers |= measured | {"kept": judge.see(scores_N, model)}
         if ends_epoch or (step + 1) % config.log_every == 0:
             stage.log(step, steps, numbers, tokens, [name for name in SHOWN if name in numbers])
             tokens = 0
         stage.after_step(step, objects, config.save_every)
-    stage.finish(judge.weights, steps, valid_reward=judge.kept)
+    stage.finish(judge.weights, steps, valid_reward=judge.reward)
 
 
 if __name__ == "__main__":

@@ -171,22 +171,11 @@ def draw_stage(axes, metrics, colour, train, valid, scale):
         _, half = series(metrics, "valid_interval")
         axes.errorbar(x, scale * y, scale * half if scale > 1 and len(half) == len(y) else None,
                       color=INK, marker="o", markersize=5, linewidth=1.4)
-    if valid == "valid_reward" and np.isfinite(y).any():
-        _, error = series(metrics, "valid_reward_error")
-        kept = kept_epoch(y, error if len(error) == len(y) else np.zeros(len(y)))
-        axes.annotate("kept", (x[kept], y[kept]), (0, 8), textcoords="offset points", ha="center")
-        axes.margins(y=0.25)
-
-
-def kept_epoch(scores, errors):
-    """The epoch that `sft.Judge` keeps: the last that its standard error does not tell from the
-    best so far."""
-    kept, best = 0, -np.inf
-    for i, (score, error) in enumerate(zip(scores, errors)):
-        if score >= best - error:
-            kept = i
-        best = max(best, score) if np.isfinite(score) else best
-    return kept
+    if valid == "valid_reward":
+        steps, kept = series(metrics, "kept")  # 1 after an epoch that `sft.Judge` would keep so far
+        for i in np.flatnonzero(np.isin(x, steps[kept == 1]))[-1:]:
+            axes.annotate("kept", (x[i], y[i]), (0, 8), textcoords="offset points", ha="center")
+            axes.margins(y=0.25)
 
 
 def plot_ppo(run):

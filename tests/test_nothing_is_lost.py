@@ -431,7 +431,7 @@ def test_nothing_not_finite_is_saved_wherever_it_stands(tmp_path):
 def test_a_validation_score_that_is_not_finite_stops_the_run(files, tmp_path,  # noqa: F811
                                                              monkeypatch, capsys):
     import sft
-    monkeypatch.setattr(sft, "reward_of_answers", lambda *args: (float("nan"), 0.0))
+    monkeypatch.setattr(sft, "reward_of_answers", lambda *args: torch.tensor([float("nan")]))
     code, error = said_by("sft", sft_settings(files) | {"out": tmp_path / "p.pt"}, capsys)
     assert code == 1 and "valid_reward is nan" in error and not (tmp_path / "p.pt").exists()
 

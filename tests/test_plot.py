@@ -12,7 +12,6 @@ import torch
 import common
 from common import InputError
 from data import plot, runs
-from sft import Judge
 
 needs_matplotlib = pytest.mark.skipif(plot.matplotlib is None, reason="matplotlib not installed")
 
@@ -30,19 +29,6 @@ def results(low=0.2):
     return {"models": {"": models}, "prompts": [5], "curves": {}}
 
 
-@pytest.mark.parametrize("scores, errors, kept", [
-    ([0.05, 0.12, 0.11], [0.045] * 3, 2), ([0.05, 0.12, 0.11], [0.0] * 3, 1),
-    ([0.3, 0.1, 0.1], [0.1] * 3, 0), ([0.1, math.nan, 0.2], [0.0] * 3, 2)])
-def test_the_epoch_marked_is_the_one_that_sft_keeps(scores, errors, kept):
-    assert plot.kept_epoch(scores, errors) == kept
-    if not any(map(math.isnan, scores)):
-        judge, model = Judge(), torch.nn.Linear(1, 1)
-        for i, (score, error) in enumerate(zip(scores, errors)):
-            model.weight.data.fill_(i)
-            judge.see(score, model, error)
-        assert judge.weights["weight"].item() == kept
-
-
 @pytest.fixture
 def folder(tmp_path):
     """The numbers of a short run, as every stage writes them."""
@@ -51,8 +37,8 @@ def folder(tmp_path):
     falling = [(n, {"loss": 3 / (n + 1), "rate": 1e-3, "grad_norm": 1.0}) for n in range(60)]
     lines(run / "base.jsonl", [*falling, (59, {"valid_text_loss": 0.5})])
     for name in ("start", "sft"):
-        lines(run / f"{name}.jsonl", [*falling, *((n, {"valid_loss": 1.0, "valid_reward": n / 60})
-                                                  for n in (19, 39, 59))])
+        lines(run / f"{name}.jsonl", [*falling, *(
+            (n, {"valid_loss": 1.0, "valid_reward": n / 60, "kept": n < 50}) for n in (19, 39, 59))])
     lines(run / "reward.jsonl", [(n, {"loss": 0.6, "accuracy": 0.6, "pairs": 8}) for n in range(9)]
           + [(8, {"valid_loss": 0.6, "valid_accuracy": 0.6, "valid_interval": 0.05})])
     for name in ("ppo", "ppo_ptx"):
@@ -101,6 +87,13 @@ def test_bars_intervals_and_colours_are_those_of_the_results(folder):
     spans = [line.get_xdata() for line in axes.lines if len(set(line.get_xdata())) == 2]
     assert np.ravel(spans) == pytest.approx(np.ravel([(w - 10, w + 10) for w, _ in expected]))
     assert [t.get_text() for t in axes.get_yticklabels()] == ["GPT", "PPO", "PPO-ptx"]
+
+
+@needs_matplotlib
+def test_the_epoch_marked_is_the_last_that_sft_kept(folder):
+    marked = [(axes.get_title(), text.get_text(), text.xy) for axes in
+              plot.plot_stages(plot.Run(folder)).axes for text in axes.texts]
+    assert marked == [("SFT", "kept", (40, pytest.approx(39 / 60)))]
 
 
 @needs_matplotlib

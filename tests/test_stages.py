@@ -241,28 +241,40 @@ def test_ppo_ships_the_averaged_policy(files, tmp_path):
     assert same_weights(shipped, start)
 
 
+def judged(*scores_of_epochs):
+    """(the epoch kept, whether each was kept when it was seen) by a Judge that was also saved and
+    loaded between epochs, as a resumed run's is."""
+    judge, model, kept = sft.Judge(), torch.nn.Linear(1, 1), []
+    for epoch, scores in enumerate(scores_of_epochs):
+        model.weight.data.fill_(epoch)
+        kept.append(judge.see(None if scores is None else torch.tensor(scores), model))
+        state, judge = judge.state_dict(), sft.Judge()
+        judge.load_state_dict(state)
+    found = int(judge.weights["weight"].item())
+    expected = None if scores_of_epochs[found] is None else pytest.approx(
+        sum(scores_of_epochs[found]) / len(scores_of_epochs[found]))
+    assert judge.reward == expected
+    return found, kept
+
+
 def test_the_epoch_kept_is_the_one_the_reward_model_scores_highest():
-    judge = sft.Judge()
-    model = torch.nn.Linear(1, 1)
-    for score in (0.1, 0.7, 0.3):
-        model.weight.data.fill_(score)
-        judge.see(score, model)
-    assert judge.best == judge.kept == 0.7
-    assert judge.weights["weight"].item() == pytest.approx(0.7)
+    assert judged([0.1, 0.2], [0.7, 0.8], [0.3, 0.4]) == (1, [True, True, False])
+    assert judged([0.7, 0.8], [0.1, 0.2], [0.3, 0.4]) == (0, [True, False, False])
+    assert judged([0.1, 0.2], [0.3, 0.4], [0.7, 0.8]) == (2, [True, True, True])
+    assert judged(None, None) == (1, [True, True])  # no reward model: the last
 
 
-@pytest.mark.parametrize("scores, kept", [((0.1, 0.7, 0.66), 0.66), ((0.1, 0.7, 0.6), 0.7),
-                                          ((0.7, 0.66, 0.62), 0.66), ((0.7, 0.6, 0.8), 0.8)])
-def test_of_epochs_that_a_standard_error_cannot_tell_apart_the_last_is_kept(scores, kept):
-    judge, model = sft.Judge(), torch.nn.Linear(1, 1)
-    for score in scores:
-        model.weight.data.fill_(score)
-        judge.see(score, model, error=0.05)     # 0.62 is too far from the highest, not from 0.66
-    assert judge.kept == kept and judge.best == max(scores)
-    assert judge.weights["weight"].item() == pytest.approx(kept)
-    again = sft.Judge()
-    again.load_state_dict(judge.state_dict())
-    assert again.state_dict() == judge.state_dict()
+def test_of_epochs_that_an_interval_cannot_tell_from_the_highest_the_last_is_kept():
+    """Differences of 0.1 and 0.3 in four answers: mean 0.2, deviation 0.1, so that 1.96 standard
+    errors are 0.098; with -0.3 and 0.5 the mean is 0.1, the deviation 0.4, and they are 0.392."""
+    best = [5.0, 1.0, 3.0, 2.0]  # answers differ by prompt, which must not count
+    clearly = [4.9, 0.7, 2.9, 1.7]
+    hardly = [5.3, 0.5, 3.3, 1.5]
+    assert judged(best, clearly) == (0, [True, False])
+    assert judged(best, hardly) == (1, [True, True])
+    # the third is compared with the highest, and not with the one kept, which it is as good as
+    assert judged(hardly, clearly) == (1, [True, True])
+    assert judged(best, hardly, clearly) == (1, [True, True, False])
 
 
 def test_prompt_tokens_and_padding_carry_no_loss_in_fine_tuning():
