@@ -4,6 +4,8 @@ import ast
 import dataclasses
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -239,6 +241,22 @@ def test_ppo_ships_the_averaged_policy(files, tmp_path):
     shipped = make("ppo", files, tmp_path / "p.pt", ema_decay=1.0)  # an average that never moves
     start = torch.load(files["base"], weights_only=True)
     assert same_weights(shipped, start)
+
+
+def test_the_reward_of_ones_own_in_the_readme_runs_as_it_stands(files, tmp_path, monkeypatch,
+                                                                capsys):
+    run = tmp_path / "runs" / "world-0"
+    run.mkdir(parents=True)
+    make("sft", files, run / "start.pt")
+    shutil.copy(files["reward"], run / "reward.pt")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    code, = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    exec(compile(code, "README.md", "exec"), {})
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [int(n) for n, _ in lines] == list(range(1, 31))
+    scores = [float(score) for _, score in lines]
+    assert sum(scores[-5:]) > sum(scores[:5])  # PPO has followed the function
 
 
 def judged(*scores_of_epochs):
