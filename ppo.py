@@ -230,7 +230,7 @@ class Rollout(NamedTuple):
 @torch.no_grad()
 def roll_out(policy, reference, reward_model, value_model, prompts, eos, config):
     """Sample a response to each prompt, and what the update must know of it. Returns a Rollout.
-    Of the reward model only `scores` is used, so that any function may take its place."""
+    Of the reward model only `scores` is used (and, where it is offloaded, its parameters)."""
     device = policy.decoder.wte.weight.device
     with compute_dtype(device):
         samples = generate(policy, prompts, config.max_response, config.temperature, eos,

@@ -148,14 +148,14 @@ def mean_loss(model, batches, device):
 
 @torch.no_grad()
 def reward_of_answers(model, reward_model, prompts, tokenizer, config):
-    """scores_N: the reward model's of one sampled answer to each prompt."""
+    """scores_N, on the CPU: the reward model's of one sampled answer to each prompt."""
     device, scores = model.decoder.wte.weight.device, []
     for first in range(0, len(prompts), 64):
         with compute_dtype(device):
             samples = generate(model, prompts[first:first + 64], config.max_response,
                                eos=tokenizer.eos)
             scores.append(reward_model.scores(samples.tokens_BT, samples.lens_B))
-    return torch.cat(scores)
+    return torch.cat(scores).cpu()  # kept in checkpoints, which are loaded there
 
 
 class Judge:
