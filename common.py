@@ -31,7 +31,7 @@ from pathlib import Path
 import torch
 
 from machine import keep_freed_memory
-from model import GPTConfig
+from model import GPTConfig, set_forward_dtype
 
 
 class InputError(Exception):
@@ -321,13 +321,16 @@ def _check_shapes(expected, weights):
             raise ValueError(f"{name} is missing, extra or of another shape")
 
 
-def device_of(name):
-    """The torch.device that `auto`, `cpu` or `cuda` means here, and this process made ready for it.
-    """
+def device_of(name, dtype="auto"):
+    """The torch.device that `auto`, `cpu` or `cuda` means here, and this process made ready for it:
+    forward passes compute in `dtype` (auto, float32 or bfloat16)."""
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"--device {name}: expected auto, cpu or cuda")
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise InputError(f"--dtype {dtype}: expected auto, float32 or bfloat16")
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here; expected cpu or auto")
+    set_forward_dtype(dtype)
     gpu = torch.cuda.is_available() and name != "cpu"
     if gpu:  # cuDNN's attention plans anew for each shape, and nearly every batch has its own
         torch.backends.cuda.enable_cudnn_sdp(False)

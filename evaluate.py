@@ -68,6 +68,7 @@ class SampleConfig:
     tokenizer: str = setting("world", "world, gpt2, a folder with GPT-2's two files, or *.tiktoken")
     seed: int = setting(0, "how many completions each prompt gets, and the samples")
     device: str = setting("auto", "auto, cpu or cuda")
+    dtype: str = setting("auto", "auto, float32 or bfloat16 (a GPU's auto; pays on CPUs with AMX)")
 
     def __post_init__(self):
         if not 2 <= self.least <= self.most:
@@ -76,7 +77,7 @@ class SampleConfig:
 
 def sample(config):
     """Sample 4 to 9 completions of each prompt, for labelers to rank (§3.2)."""
-    device, tokenizer = device_of(config.device), load_tokenizer(config.tokenizer)
+    device, tokenizer = device_of(config.device, config.dtype), load_tokenizer(config.tokenizer)
     models = [load_model(GPT, path, STAGES, tokenizer, device) for path in config.checkpoint]
     pairs, _ = read_fitting_prompts(config.prompts, tokenizer,
                                     min(m.config.n_ctx for m in models) - config.max_response)
@@ -119,6 +120,7 @@ class AnswersConfig:
     tokenizer: str = setting("world", "world, gpt2, a folder with GPT-2's two files, or *.tiktoken")
     seed: int = setting(0, "of the samples")
     device: str = setting("auto", "auto, cpu or cuda")
+    dtype: str = setting("auto", "auto, float32 or bfloat16 (a GPU's auto; pays on CPUs with AMX)")
 
     def __post_init__(self):
         if bool(self.prefix_from) != bool(self.prefix_prompts):
@@ -129,7 +131,7 @@ class AnswersConfig:
 def answers(config):
     """One model's answers to the test prompts and probes, with reward-model scores, and its loss
     on held-out text: a file of units."""
-    device, tokenizer = device_of(config.device), load_tokenizer(config.tokenizer)
+    device, tokenizer = device_of(config.device, config.dtype), load_tokenizer(config.tokenizer)
     model = load_model(GPT, config.checkpoint, STAGES, tokenizer, device)
     reward_model = load_model(ScalarGPT, config.reward, ("reward",), tokenizer, device)
     reference = load_model(GPT, config.reference, STAGES, tokenizer, device) \
@@ -324,13 +326,14 @@ class BestOfConfig:
     tokenizer: str = setting("world", "world, gpt2, a folder with GPT-2's two files, or *.tiktoken")
     seed: int = setting(0, "of the samples")
     device: str = setting("auto", "auto, cpu or cuda")
+    dtype: str = setting("auto", "auto, float32 or bfloat16 (a GPU's auto; pays on CPUs with AMX)")
 
 
 @torch.no_grad()
 def best_of(config):
     """The answer that the reward model likes best of n, with the KL this has to the policy sampled
     from: log n − (n − 1) / n (Stiennon et al. 2020, App. G.3)."""
-    device, tokenizer = device_of(config.device), load_tokenizer(config.tokenizer)
+    device, tokenizer = device_of(config.device, config.dtype), load_tokenizer(config.tokenizer)
     model = load_model(GPT, config.checkpoint, STAGES, tokenizer, device)
     reward_model = load_model(ScalarGPT, config.reward, ("reward",), tokenizer, device)
     room = model.config.n_ctx - config.max_response
@@ -366,13 +369,14 @@ class AccuracyConfig:
     tokenizer: str = setting("world", "world, gpt2, a folder with GPT-2's two files, or *.tiktoken")
     micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number")
     device: str = setting("auto", "auto, cpu or cuda")
+    dtype: str = setting("auto", "auto, float32 or bfloat16 (a GPU's auto; pays on CPUs with AMX)")
 
 
 @torch.no_grad()
 def accuracy(config):
     """How often a reward model orders two completions as the labeler does (§3.5): a unit for each
     comparison, in the file's order, so that those of two models or two groups can be paired."""
-    device, tokenizer = device_of(config.device), load_tokenizer(config.tokenizer)
+    device, tokenizer = device_of(config.device, config.dtype), load_tokenizer(config.tokenizer)
     reward_model = load_model(ScalarGPT, config.reward, ("reward",), tokenizer, device)
     rankings = load_rankings(config.comparisons, tokenizer, reward_model.config.n_ctx)
     units = []

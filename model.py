@@ -86,6 +86,10 @@ def attention(q_BHTd, k_BHSd, v_BHSd, mask=None):
 
 def fused_attention(q_BHTd, k_BHSd, v_BHSd, mask=None):
     """The same numbers as `attention` from torch's fused kernels, without the T×S matrix."""
+    if q_BHTd.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        # torch's kernel for a CPU is faster in fp32, its backward pass three times
+        with torch.autocast("cpu", enabled=False):
+            return fused_attention(q_BHTd.float(), k_BHSd.float(), v_BHSd.float(), mask)
     return F.scaled_dot_product_attention(
         q_BHTd, k_BHSd, v_BHSd, attn_mask=mask, is_causal=mask is None)
 
@@ -609,16 +613,28 @@ def cosine_rate(step, steps, peak, warmup=0, floor=0.1):
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
+_forward_dtype = "auto"  # one for all of a program's passes: its --dtype
+
+
+def set_forward_dtype(name):
+    """auto, float32 or bfloat16, for the passes of this process from now on."""
+    global _forward_dtype
+    _forward_dtype = name
+
+
 def compute_dtype(device):
-    """A context for forward passes: bf16 compute over fp32 weights on a GPU that has it, fp32
-    elsewhere. (The paper: fp16 with fp32 master copies.)"""
+    """A context for forward passes: bf16 compute over fp32 weights, or fp32; see `low_precision`.
+    (The paper: fp16 with fp32 master copies.)"""
     # no cache: a weight's copy in bf16 lives while the backward pass needs it, and no longer
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=low_precision(device),
                           cache_enabled=False)
 
 
 def low_precision(device):
-    """True where forward passes compute in bf16."""
+    """True where forward passes compute in bf16: what `set_forward_dtype` said; auto: on a GPU that
+    has it."""
+    if _forward_dtype != "auto":
+        return _forward_dtype == "bfloat16"
     return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 

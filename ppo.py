@@ -83,6 +83,7 @@ class PPOConfig:
     keep_every: int = setting(0, "iterations between averaged policies that are kept; 0 = none")
     compile: str = setting("auto", "torch.compile training: auto (large models on a GPU), on, off")
     device: str = setting("auto", "auto, cpu or cuda")
+    dtype: str = setting("auto", "auto, float32 or bfloat16 (a GPU's auto; pays on CPUs with AMX)")
 
     def __post_init__(self):
         if self.batch % self.minibatch:
@@ -472,7 +473,7 @@ SHOWN = ("reward", "kl", "length", "ended", "clip_fraction", "value_loss")
 
 
 def main(config):
-    device = device_of(config.device)
+    device = device_of(config.device, config.dtype)
     tokenizer = load_tokenizer(config.tokenizer)
     reference, reward_model, state = load(config, tokenizer, device)
     prompts = load_prompts(config, tokenizer, state.policy.config.n_ctx)

@@ -51,6 +51,7 @@ class RewardConfig:
     save_every: int = setting(50, "steps between checkpoints to resume from")
     compile: str = setting("auto", "torch.compile training: auto (large models on a GPU), on, off")
     device: str = setting("auto", "auto, cpu or cuda")
+    dtype: str = setting("auto", "auto, float32 or bfloat16 (a GPU's auto; pays on CPUs with AMX)")
 
 
 def ranking_loss(scores_NK, ranks_NK, mask_NK):
@@ -232,7 +233,7 @@ def from_gpt(path, tokenizer, config):
     torch.manual_seed(config.seed)
     reward_model = ScalarGPT(gpt.config)
     reward_model.decoder.load_state_dict(gpt.decoder.state_dict())
-    return reward_model.to(device_of(config.device))
+    return reward_model.to(device_of(config.device, config.dtype))
 
 
 SHOWN = ("loss", "accuracy", "pairs", "valid_accuracy", "valid_interval")

@@ -63,6 +63,7 @@ class SFTConfig:
     save_every: int = setting(200, "steps between checkpoints to resume from")
     compile: str = setting("auto", "torch.compile training: auto (large models on a GPU), on, off")
     device: str = setting("auto", "auto, cpu or cuda")
+    dtype: str = setting("auto", "auto, float32 or bfloat16 (a GPU's auto; pays on CPUs with AMX)")
 
     def __post_init__(self):
         if bool(self.init) == bool(self.model):
@@ -258,7 +259,7 @@ SHOWN = ("loss", "text_loss", "rate", "valid_loss", "valid_text_loss", "valid_re
 
 
 def main(config):
-    device = device_of(config.device)
+    device = device_of(config.device, config.dtype)
     tokenizer = load_tokenizer(config.tokenizer)
     model = first_model(config, tokenizer).to(device).train()
     model.decoder.recompute = config.recompute

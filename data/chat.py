@@ -40,6 +40,7 @@ class AskConfig:
     seed: int = setting(0, "of the samples")
     tokenizer: str = setting("", "where the tokenizer lies now, if not where the run found it")
     device: str = setting("auto", "auto, cpu or cuda")
+    dtype: str = setting("auto", "auto, float32 or bfloat16 (a GPU's auto; pays on CPUs with AMX)")
 
     def __post_init__(self):
         if not 0 <= self.temperature < math.inf:
@@ -67,7 +68,7 @@ class Models:
         paths = checkpoints(config.run, config.models)
         self.folder, self.config = next(iter(paths.values())).parent, config
         known = read_checkpoint(paths[config.models[-1]])
-        self.device = device_of(config.device)
+        self.device = device_of(config.device, config.dtype)
         self.tokenizer = load_tokenizer(config.tokenizer or known["tokenizer"]["name"])
         self.policies = {name: load_model(GPT, path, ("base", "sft", "ppo"), self.tokenizer,
                                           self.device).eval() for name, path in paths.items()}

@@ -114,6 +114,11 @@ size_part() { # size, learning rates of base model, fine-tuning and PPO: narrowe
     # ones; epochs of text: the largest finds out later how to copy, and then knows more
     local part
     at "$1" "$4"
+    # twice as fast for the largest where the processor has bf16 matrix units; little for the others
+    if [ "$1" = mini-l ] && grep -qs amx_bf16 /proc/cpuinfo; then
+        BASE+=(--dtype bfloat16) START+=(--dtype bfloat16) SFT+=(--dtype bfloat16)
+        PPO+=(--dtype bfloat16) ANSWERS+=(--dtype bfloat16)
+    fi
     START+=(--rate "$3") SFT+=(--rate "$3")
     base "${BASE[@]}" --model "$1" --rate "$2" --epochs "${5:-1.1}"
     for part in start sft ppo ppo_ptx base; do make $part; done

@@ -81,7 +81,7 @@ class Bench:
 
     def __post_init__(self):
         fill = {"n_ctx": self.n_ctx or self.prompt + self.response,
-                "device": sft.device_of(self.device).type,
+                "device": sft.device_of(self.device, self.dtype).type,
                 "threads": self.threads or torch.get_num_threads()}
         low = models.low_precision(torch.device(fill["device"]))
         fill["dtype"] = {"auto": "bfloat16" if low else "float32"}.get(self.dtype, self.dtype)
@@ -207,8 +207,7 @@ def prepare(verb, b):
     """step() of the verb's work, with the settings that belong to the process."""
     torch.set_num_threads(b.threads)
     torch.manual_seed(b.seed)
-    low = b.dtype == "bfloat16"
-    models.low_precision = ppo.low_precision = lambda device: low
+    models.set_forward_dtype(b.dtype)
     step = WORK[verb](b)
     return with_ends(step, b) if b.eos else step
 

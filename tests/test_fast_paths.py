@@ -12,13 +12,16 @@ from conftest import ROOT, randomize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+import common
 import machine
 import model as models
 import ppo
 import reward
+from common import InputError
 from machine import PACKED_FROM, at_hand, compile_decoder, packed, side_by_side, step_in_backward
 from model import (GPT, GPTConfig, ScalarGPT, adam, attend_once, attention, fused_attention,
                    generate, response_logprobs)
+from test_stages import SETTINGS, files, make  # noqa: F401 (fixture)
 
 SHAPE = GPTConfig(vocab_size=29, n_ctx=80, n_layer=3, n_head=2, d_model=16)
 
@@ -300,6 +303,52 @@ def test_a_wide_product_has_the_gradients_of_a_product():
     for low, exact in zip(found(True), found(False), strict=True):
         assert low.dtype == torch.float32
         torch.testing.assert_close(low, exact, rtol=0.03, atol=0.03 * exact.abs().max().item())
+
+
+def test_in_low_precision_a_cpu_attends_in_fp32():
+    """Its fused kernel is faster in fp32; what goes in and comes out is rounded all the same."""
+    q, k, v = (torch.randn(2, 3, 9, 8, requires_grad=True) for _ in "qkv")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = fused_attention(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    exact = attention(q, k, v)
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, exact, rtol=0.02, atol=0.02)
+    for one, other in zip(torch.autograd.grad(low.square().sum(), (q, k, v)),
+                          torch.autograd.grad(exact.square().sum(), (q, k, v)), strict=True):
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.05 * other.abs().max().item())
+
+
+@pytest.mark.parametrize("name, gpu, low", [
+    ("auto", "cpu", False), ("float32", "cpu", False), ("bfloat16", "cpu", True),
+    ("auto", "cuda", True), ("float32", "cuda", False), ("bfloat16", "cuda", True)])
+def test_forward_passes_compute_in_the_dtype_asked_for(monkeypatch, name, gpu, low):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    common.device_of("cpu", name)
+    try:
+        assert models.low_precision(torch.device(gpu)) == low
+        if gpu == "cpu":
+            with models.compute_dtype(torch.device("cpu")):
+                product = torch.ones(2, 2) @ torch.ones(2, 2)
+            assert product.dtype == (torch.bfloat16 if low else torch.float32)
+    finally:
+        models.set_forward_dtype("auto")
+
+
+@pytest.mark.parametrize("stage", SETTINGS)
+def test_a_stage_computes_in_bf16(files, tmp_path, stage):  # noqa: F811
+    """Close to fp32's weights, and not the same."""
+    exact, low = (make(stage, files, tmp_path / f"{name}.pt", dtype=name)["weights"]
+                  for name in ("float32", "bfloat16"))
+    models.set_forward_dtype("auto")
+    assert all(x.dtype == torch.float32 for x in low.values())
+    apart = torch.cat([(low[name] - exact[name]).flatten() for name in exact])
+    moved = torch.cat([x.flatten() for x in exact.values()])
+    assert 0 < apart.norm() < 0.05 * moved.norm()
+
+
+def test_a_dtype_that_is_none_is_refused(files, tmp_path):  # noqa: F811
+    with pytest.raises(InputError, match="--dtype half: expected auto, float32 or bfloat16"):
+        make("sft", files, tmp_path / "x.pt", dtype="half")
 
 
 def test_what_generate_returns_can_take_part_in_training():

@@ -26,7 +26,7 @@ def elsewhere(monkeypatch):
     def context():
         with monkeypatch.context() as patch, on_other_device():
             for module in (sft, reward, ppo, evaluate):
-                patch.setattr(module, "device_of", lambda name: DEVICE)
+                patch.setattr(module, "device_of", lambda *names: DEVICE)
             yield
     return context
 
@@ -49,14 +49,14 @@ def test_a_stage_ends_with_the_cpus_weights(files, tmp_path, elsewhere, stage): 
     close(here, there)
 
 
-@pytest.mark.parametrize("stage", ["sft", "ppo"])
+@pytest.mark.parametrize("stage, last", [("sft", 2), ("ppo", 2), ("sft", 6)])  # an epoch: 3 steps
 def test_a_run_goes_on_on_another_device(files, tmp_path, elsewhere, monkeypatch,  # noqa: F811
-                                         stage):
+                                         stage, last):
     whole = make(stage, files, tmp_path / "whole.pt")
 
     def stops(self, step, *rest, after_step=common.Stage.after_step):
         after_step(self, step, *rest)
-        if step == 2:
+        if step == last:
             self.lock.close()  # as the end of a process does
             raise KeyboardInterrupt
 
