@@ -43,7 +43,7 @@ study_jobs() { # "seed part" lines on standard input, JOBS at a time
 study_part() { # what `./run.sh --seed N --part PART` makes
     local coef group others model
     case $1 in
-        mini) academic; answers start start ;;
+        mini) answers start start ;;
         mini-s) size_part mini-s 2.5e-3 1.5e-3 6e-4 ;;
         mini-l) size_part mini-l 1.2e-3 5e-4 2.2e-4 2.4 ;;
         ptx) # Figure 33: the pretraining coefficient; 0 and 1 are there
@@ -123,5 +123,5 @@ size_part() { # size, learning rates of base model, fine-tuning and PPO: narrowe
     base "${BASE[@]}" --model "$1" --rate "$2" --epochs "${5:-1.1}"
     for part in start sft ppo ppo_ptx base; do make $part; done
     answers start start
-    academic
+    [ "$1" != mini-l ] || academic # Figure 5 is of 175B
 }
