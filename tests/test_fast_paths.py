@@ -305,12 +305,14 @@ def test_a_wide_product_has_the_gradients_of_a_product():
         torch.testing.assert_close(low, exact, rtol=0.03, atol=0.03 * exact.abs().max().item())
 
 
-def test_in_low_precision_a_cpu_attends_in_fp32():
+@pytest.mark.parametrize("masked", [False, True])
+def test_in_low_precision_a_cpu_attends_in_fp32(masked):
     """Its fused kernel is faster in fp32; what goes in and comes out is rounded all the same."""
     q, k, v = (torch.randn(2, 3, 9, 8, requires_grad=True) for _ in "qkv")
+    mask = (torch.rand(2, 1, 9, 9) < 0.5) | torch.eye(9, dtype=torch.bool) if masked else None
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = fused_attention(q.bfloat16(), k.bfloat16(), v.bfloat16())
-    exact = attention(q, k, v)
+        low = fused_attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), mask)
+    exact = attention(q, k, v, mask)
     assert low.dtype == torch.float32
     torch.testing.assert_close(low, exact, rtol=0.02, atol=0.02)
     for one, other in zip(torch.autograd.grad(low.square().sum(), (q, k, v)),
