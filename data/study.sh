@@ -121,7 +121,7 @@ size_part() { # size, learning rates of base model, fine-tuning and PPO: narrowe
     fi
     START+=(--rate "$3") SFT+=(--rate "$3")
     base "${BASE[@]}" --model "$1" --rate "$2" --epochs "${5:-1.1}"
-    for part in start sft ppo ppo_ptx base; do make $part; done
+    for part in start base sft ppo_ptx ppo; do make $part; done
     answers start start
     [ "$1" != mini-l ] || academic # Figure 5 is of 175B
 }
