@@ -103,8 +103,10 @@ def test_a_study_makes_every_seed_size_and_sweep_and_then_nothing_twice(script):
     made = outputs(commands)
     for seed in (1, 2):
         for size in ("", "mini-s/", "mini-l/"):
-            for model in ("base", "prompted", "flan", "t0", "sft", "ppo", "ppo_ptx"):
+            for model in ("base", "prompted", "start", "sft", "ppo", "ppo_ptx"):
                 assert f"runs/world-{seed}/{size}answers/{model}.jsonl" in made
+        for mixture in ("flan", "t0"):
+            assert f"runs/world-{seed}/mini-l/answers/{mixture}.jsonl" in made
         for name in ("ptx_30", "kl_3", "no_kl-4", "no_kl-40", "from_base"):
             assert f"runs/world-{seed}/mini-s/answers/{name}.jsonl" in made
         assert f"runs/world-{seed}/sft16.pt" in made
