@@ -24,7 +24,7 @@ study() {
     {
         for part in reward again; do echo "$first $part"; done
         for seed in $SEEDS; do
-            for part in ptx kl no_kl sft16; do echo "$seed $part"; done
+            for part in academic ptx kl no_kl sft16; do echo "$seed $part"; done
         done
     } | study_jobs
     # shellcheck disable=SC2086
@@ -44,22 +44,25 @@ study_part() { # what `./run.sh --seed N --part PART` makes
     local coef group others model
     case $1 in
         mini) answers start start ;;
-        mini-s) size_part mini-s 2.5e-3 1.5e-3 6e-4 ;;
-        mini-l) size_part mini-l 1.2e-3 5e-4 2.2e-4 2.4 ;;
+        mini-s) size_part mini-s 2.5e-3 1.1 ;;
+        mini-l) size_part mini-l 1.2e-3 2.4 ;;
+        academic) # Figure 5 is of 175B
+            at mini-l
+            academic ;;
         ptx) # Figure 33: the pretraining coefficient; 0 and 1 are there
-            at mini-s 6e-4
+            at mini-s
             for coef in 0.1 0.3 3 10 30 100; do
                 ppo_ptx "ptx_$coef" --ptx_coef "$coef"
                 answers "ptx_$coef" "ptx_$coef"
             done ;;
         kl) # Figure 34: the KL coefficient, without pretraining gradients
-            at mini-s 6e-4
+            at mini-s
             for coef in 0.02 0.05 0.3 1 3 12; do
                 ppo "kl_$coef" --ptx_coef 0 --kl_coef "$coef"
                 answers "kl_$coef" "kl_$coef"
             done ;;
         no_kl) # over-optimisation, against best of n; and PPO without demonstrations
-            at mini-s 6e-4
+            at mini-s
             ppo no_kl --ptx_coef 0 --kl_coef 0 --keep_every 4
             for model in "$HERE"/no_kl-*.pt; do
                 model=$(basename "$model" .pt)
@@ -100,28 +103,29 @@ study_part() { # what `./run.sh --seed N --part PART` makes
             reward "$RUN/start.pt" "$RUN/reward-again.pt" "$DATA/comparisons.both.jsonl"
             REWARD_MODEL=$RUN/reward-again.pt ppo_ptx again
             answers again again ;;
-        *) die "--part $1: expected mini, mini-s, mini-l, ptx, kl, no_kl, reward, again or sft16" ;;
+        *) die "--part $1: expected mini, mini-s, mini-l, academic, ptx, kl, no_kl, reward, again" \
+               "or sft16" ;;
     esac
 }
 
-at() { # size, policy's learning rate: the stages below are of that size
+at() { # size: the stages below are of that size; narrower models have higher learning rates
+    local tuning=1.5e-3 policy=6e-4
+    [ "$1" = mini-s ] || { tuning=5e-4 policy=2.2e-4; }
     HERE=$RUN/$1
     mkdir -p "$HERE"
-    PPO+=(--policy_rate "$2")
-}
-
-size_part() { # size, learning rates of base model, fine-tuning and PPO: narrower models, higher
-    # ones; epochs of text: the largest finds out later how to copy, and then knows more
-    local part
-    at "$1" "$4"
+    START+=(--rate $tuning) SFT+=(--rate $tuning) PPO+=(--policy_rate $policy)
     # twice as fast for the largest where the processor has bf16 matrix units; little for the others
     if [ "$1" = mini-l ] && grep -qs amx_bf16 /proc/cpuinfo; then
         BASE+=(--dtype bfloat16) START+=(--dtype bfloat16) SFT+=(--dtype bfloat16)
         PPO+=(--dtype bfloat16) ANSWERS+=(--dtype bfloat16)
     fi
-    START+=(--rate "$3") SFT+=(--rate "$3")
-    base "${BASE[@]}" --model "$1" --rate "$2" --epochs "${5:-1.1}"
+}
+
+size_part() { # size, learning rate of the base model, its epochs of text: the largest finds out
+    # later how to copy, and then knows more
+    local part
+    at "$1"
+    base "${BASE[@]}" --model "$1" --rate "$2" --epochs "$3"
     for part in start base sft ppo_ptx ppo; do make $part; done
     answers start start
-    [ "$1" != mini-l ] || academic # Figure 5 is of 175B
 }
