@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import ppo
 import reward
@@ -44,8 +46,11 @@ def test_training_holds_16_bytes_a_parameter():
 @pytest.mark.parametrize("shape, rows, positions", [(SMALL, 4, 64),
                                                     (GPTConfig(97, 96, 3, 3, 192), 2, 96)])
 def test_activations_are_what_the_backward_pass_keeps(shape, rows, positions):
-    """Every tensor that autograd saves in a bf16 forward pass, weights and their copies aside."""
+    """Every tensor that autograd saves in a bf16 forward pass, weights and their copies aside;
+    attention in bf16 as well, as a GPU has it (on a CPU `fused_attention` stays in fp32)."""
     model, saved = GPT(shape).train(), {}
+    for block in model.decoder.h:
+        block.attn.attend = partial(F.scaled_dot_product_attention, is_causal=True)
 
     def pack(tensor):
         storage = tensor.untyped_storage()
