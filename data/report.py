@@ -131,32 +131,41 @@ def reward_model(found):
         ["", "measured", "paper"], rows) if rows else ""
 
 
+SAYS = {"reproduced": "+", "not reproduced": "−", "not decided": "·"}  # of each seed's interval
+
+
 def claims_table(claims):
     """What the paper claims, what else was asked, what was measured, and what the interval says."""
     theirs = [c for c in claims if c["paper"] != "–"]
     ours = [c for c in claims if c["paper"] == "–"]
+    several = max(len(c["seeds"]) for c in claims) > 1
     said = ("## The paper's claims\n\nA claim is reproduced where the whole interval lies above the "
-            "line, not reproduced where it lies below, and not decided between; where the line is a "
-            "range, reproduced inside of it and not reproduced outside.\n\n")
-    parts = [said + claim_rows(theirs, claims)] if theirs else []
+            "threshold, not reproduced where it lies below, and not decided between; where the "
+            "threshold is a range, reproduced inside of it and not reproduced outside. At 95 %, "
+            "about one verdict in twenty would be wrong by chance alone.")
+    said += (" The last column has what each seed's own interval says: + reproduced, − not "
+             "reproduced, · not decided. A claim with one mark rests on one seed, whose interval "
+             "knows of prompts, not of how another seed's training would fall out."
+             if several else " The intervals are over prompts: they do not know how another run's "
+             "training would fall out.")
+    parts = [f"{said}\n\n{claim_rows(theirs, several)}"] if theirs else []
     if ours:
-        parts.append("## What the paper does not say, decided alike\n\n" + claim_rows(ours, claims))
+        parts.append(f"## Claims of our own, decided alike\n\n{claim_rows(ours, several)}")
     return "\n\n".join(parts)
 
 
-def claim_rows(some, claims):
-    """The table of some of the claims."""
-    several, rows = max(c["seeds"] for c in claims) > 1, []
-    paper = any(c["paper"] != "–" for c in some)
-    for c in some:
+def claim_rows(claims, several):
+    """The table of these claims."""
+    rows, paper = [], any(c["paper"] != "–" for c in claims)
+    for c in claims:
         of_percent = c["unit"] in ("win rate", "accuracy", "share")
         scale, unit = (100, " %") if of_percent else (1, "")
         measured = percent(c["measured"]) + " %" if of_percent else shown(c["measured"], digits=3)
         line = " to ".join(f"{scale * x:g}" for x in c["line"]) + unit
         rows.append([f"§{c['section']}", c["claim"], *([c["paper"]] if paper else []), measured,
-                     line, *([str(c["seeds"])] if several else []), c["verdict"]])
-    return table(["", "claim", *(["paper"] if paper else []), "measured", "line",
-                  *(["seeds"] if several else []), "verdict"], rows)
+                     line, c["verdict"], *([" ".join(SAYS[v] for v in c["seeds"])] * several)])
+    return table(["", "claim", *(["paper"] if paper else []), "measured", "threshold", "verdict",
+                  *(["each seed"] * several)], rows)
 
 
 def sweep(title, rows):

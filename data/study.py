@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from common import InputError, alone, required, run, setting
-from data.claims import GROUPS, claims, share
+from data.claims import FEW_SHOT, GROUPS, claims, share
 from data.labelers import agreements, choose, for_evaluation, quality, toxic, truthful
 from data.readers import write_files
 from data.report import markdown
@@ -110,7 +110,7 @@ class Run:
             units["hallucinates"] = [quality(self.probes[u["row"]]["key"], u["answer"]).hallucinates
                                      for u in found["closed"]]
             units |= self.truthfulness(found["truthful"]) | self.toxicity(found["toxicity"])
-            for task in ("facts", "copying", "reading"):
+            for task in FEW_SHOT:
                 units[f"few_shot_{task}"] = [u["right"] for u in found["few_shot"]
                                              if u["task"] == task]
             units["few_shot"] = [u["right"] for u in found["few_shot"]]
@@ -150,16 +150,17 @@ class Run:
         """Whether a stage was trained to its end: its checkpoint is written last."""
         return (self.folder / f"{stage}.pt").exists()
 
-    def accuracy(self, name):
-        """(right, pairs) per comparison, of a file in `accuracy`; None where it is not there."""
+    def accuracy(self, name, what="right"):
+        """Per comparison, of a file in `accuracy`: (pairs ordered as the labeler does, pairs), or
+        the loss over its pairs in the place of the first. None where there is no such file."""
         path = self.folder / "accuracy" / f"{name}.jsonl"
         if not path.exists():
             return None
         units = read_json_lines(path)
-        if not units or not all(isinstance(u.get(k), int) for u in units
-                                for k in ("right", "pairs")):
-            raise InputError(f"{path}: expected right and pairs of comparisons")
-        return np.array([[u["right"], u["pairs"]] for u in units])
+        if not units or not all(isinstance(u.get(k), kind) for u in units for k, kind in
+                                (("right", int), ("pairs", int), ("loss", (int, float)))):
+            raise InputError(f"{path}: expected right, pairs and loss of comparisons")
+        return np.array([[u[what], u["pairs"]] for u in units])
 
     def folds(self, name):
         """The same over the five folds of labelers, summed for each prompt, whose completions all
@@ -232,11 +233,6 @@ class Study:
                 found[what] = self.win(model, other)
                 found[f"{what}_held_out"] = self.win(model, other, "held-out")
         return found
-
-    def compared(self, runs, what, models, statistic):
-        """A statistic of several models' means of one measure, their units drawn together."""
-        return bootstrap(*(np.stack([r.observe(m)[what] for m in models], 1) for r in runs),
-                         statistic=lambda units_NM: statistic(*units_NM.mean(0)))
 
     def largest(self, name):
         return self.model(self.sizes[-1], name)
@@ -329,7 +325,7 @@ class Study:
 
     def equal_kl(self):
         """PPO under several KL coefficients against best of n at PPO's own KL: between the two n on
-        either side, linear in KL, answer by answer. Where no n goes as far, there is no row. (Best
+        either side, linear in KL, answer by answer. Where no n goes as far, PPO stands alone. (Best
         of n's KL is at most what `evaluate.best_of` says; it is less where answers repeat.)"""
         small = self.smallest
         names = [small(f"best_of_{n}") for n in BEST_OF]
@@ -337,27 +333,29 @@ class Study:
                   if any(r.has(small(name)) for r in self.runs)}
         runs = [r for r in self.runs if all(map(r.has, [*models.values(), *names]))]
         rows = {}
-        for label, model in models.items():
+        for label, model in models.items() if runs else ():
             units = [self.beside_best_of_n(r, model, names) for r in runs]
-            if units and all(u is not None for u in units):
-                rows[label] = {what: bootstrap(*(u[what] for u in units)) for what in units[0]}
-        return {self.title(f"PPO against best of n at equal KL ({self.sizes[0]})", runs):
-                dict(sorted(rows.items(), key=_by_number))} if rows else {}
+            in_all = set.intersection(*map(set, units))
+            rows[label] = {what: bootstrap(*(u[what] for u in units)) for what in sorted(in_all)}
+        title = f"PPO against best of n, n up to {BEST_OF[-1]}, at equal KL ({self.sizes[0]})"
+        return {self.title(title, runs): dict(sorted(rows.items(), key=_by_number))} if rows else {}
 
     def beside_best_of_n(self, run_, model, names):
-        """{measure: units} of a model and of best of n at its KL; None where that is too far."""
-        kl = run_.observe(model)["kl"].mean()
+        """{measure: units} of a model, and of best of n at its KL where that is within reach."""
+        sft, kl = self.smallest("sft"), run_.observe(model)["kl"]
+        found = {"kl": kl, "reward": run_.observe(model)["reward"],
+                 "win_rate": np.array(run_.wins(model, sft))}
         steps = [run_.observe(m)["kl"].mean() for m in names]
-        above = next((i for i, step in enumerate(steps) if i and step >= kl), None)
+        above = next((i for i, step in enumerate(steps) if i and step >= kl.mean()), None)
         if above is None:
-            return None
-        weight = (kl - steps[above - 1]) / (steps[above] - steps[above - 1])
-        sft, two = self.smallest("sft"), names[above - 1:above + 1]
-        rewards = [run_.observe(m)["reward"] for m in (model, *two)]
-        wins = [np.array(run_.wins(m, sft)) for m in (model, *two)]
-        best = [(1 - weight) * low + weight * high for _, low, high in (rewards, wins)]
-        return {"kl": run_.observe(model)["kl"], "reward": rewards[0], "reward_best": best[0],
-                "win_rate": wins[0], "win_rate_best": best[1], "win_rate_more": wins[0] - best[1]}
+            return found
+        weight = (kl.mean() - steps[above - 1]) / (steps[above] - steps[above - 1])
+        low, high = names[above - 1:above + 1]
+        best = (1 - weight) * np.array(run_.wins(low, sft)) + weight * np.array(run_.wins(high, sft))
+        return found | {
+            "reward_best": (1 - weight) * run_.observe(low)["reward"]
+            + weight * run_.observe(high)["reward"],
+            "win_rate_best": best, "win_rate_more": found["win_rate"] - best}
 
     def epochs(self):
         """SFT epoch by epoch, over the seeds that have the paper's 16, and reward models of four."""
