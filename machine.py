@@ -1,4 +1,4 @@
-"""What fits the machine and what keeps it busy. Nothing here changes a number.
+"""What fits the machine and what keeps it busy. Nothing here changes a number beyond its rounding.
 
     side_by_side        two independent things on a CPU's cores, each on its share of them
     keep_freed_memory   a CPU's large tensors without the system clearing each one's pages anew

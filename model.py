@@ -120,7 +120,8 @@ class KVCache:
 
     def start(self, lens_B):
         """The prompts are in; row b goes on at position lens_B[b]. Where the next token's keys and
-        values go is counted through all rows' heads; a bias hides what padding left right of it."""
+        values go is counted through all rows' heads. Beyond lens_B[b] a row still holds keys and
+        values of its prompt's padding, and zeros: a bias of −∞ hides them."""
         (B, H, S, _), device = self.keys[0].shape, lens_B.device
         self.lens_B, self.longest = lens_B.clone(), int(lens_B.max())
         self.at_N = torch.arange(B * H, device=device) * S + lens_B.repeat_interleave(H)
@@ -220,8 +221,9 @@ class Decoder(nn.Module):
         """GPT-2's normal weights of deviation 0.02 at its width of 768. *Open*: other widths keep
         the size of each product. Queries, keys and values start with unit variance, so that
         attention is not near uniform at first. Positions are learned, but start as sinusoids of
-        the other weights' deviation (Vaswani et al. 2017, §3.5). With both, a small model finds
-        heads that look a fixed distance back, and with them how to copy, in less text."""
+        the other weights' deviation (Vaswani et al. 2017, §3.5; their base is 10000, here it is
+        1000). With both, a small model finds heads that look a fixed distance back, and with them
+        how to copy, in less text."""
         std = 0.02 * math.sqrt(768 / self.config.d_model)
         for name, p in self.named_parameters():
             if name.endswith("c_proj.weight"):  # 2L of these add up on the residual stream
@@ -490,9 +492,12 @@ def draw(logprobs_BV, uniform_B):
 def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generator=None, at_once=0):
     """Sample one response to each prompt from the model's whole distribution at `temperature`.
 
-    `prompts` is a list of token lists of any lengths. A response ends with the first `eos`, which
-    is part of it; nothing after it is sampled. `at_once` bounds the rows sampled together, 0 = all.
-    Returns `Samples`. Raises ValueError for no prompt, an empty one, or too much for the context.
+    `prompts` is a list of token lists of any lengths. Temperature 0 is greedy: the likeliest token,
+    whose log-prob is then 0. A response ends with the first `eos`, which is part of it; nothing
+    after it is sampled. Random numbers come from `generator`, a torch.Generator of any device, or
+    torch's own where there is none. `at_once` bounds the rows sampled together, 0 = all.
+    Returns `Samples`. Raises ValueError for no prompt, an empty one, a negative temperature, or too
+    much for the context.
     """
     samples, uniform_RB = empty_samples(model, prompts, max_new_tokens, generator)
     B, device = len(prompts), samples.tokens_BT.device
@@ -635,7 +640,8 @@ def low_precision(device):
     has it."""
     if _forward_dtype != "auto":
         return _forward_dtype == "bfloat16"
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    # emulated, as on a GPU older than Ampere, it would be slower than fp32
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 # -- GPT-2's published weights (data/weights.py, which imports this module) -------------------------

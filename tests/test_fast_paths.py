@@ -324,7 +324,7 @@ def test_in_low_precision_a_cpu_attends_in_fp32(masked):
     ("auto", "cpu", False), ("float32", "cpu", False), ("bfloat16", "cpu", True),
     ("auto", "cuda", True), ("float32", "cuda", False), ("bfloat16", "cuda", True)])
 def test_forward_passes_compute_in_the_dtype_asked_for(monkeypatch, name, gpu, low):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     common.device_of("cpu", name)
     try:
         assert models.low_precision(torch.device(gpu)) == low
