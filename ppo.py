@@ -1,7 +1,11 @@
 """Reinforcement learning from human feedback: PPO-ptx (§3.5, Eq. 2; App. C.4).
 
-    python ppo.py --policy runs/demo/start.pt --reward runs/demo/reward.pt \
-        --prompts prompts.train.jsonl --text text.train.txt --out runs/demo/ppo_ptx.pt
+    python ppo.py --policy runs/world-0/start.pt --reward runs/world-0/reward.pt \\
+        --prompts runs/world-0/data/prompts.train.jsonl --max_prompt 48 --max_response 40 \\
+        --text runs/world-0/data/text.train.txt --out runs/world-0/mine.pt
+
+with the paper's settings, on what ./run.sh leaves; its own, which are scaled, stand in
+runs/world-0/commands.
 
 Maximise over the policy π, with π_sft the model it starts from (Eq. 2):
 
@@ -9,8 +13,9 @@ Maximise over the policy π, with π_sft the model it starts from (Eq. 2):
 
 β is `kl_coef` and γ is `ptx_coef` below. One iteration of `main`: sample a response to each of 512
 prompts, score it, spread KL and score over its tokens, estimate advantages, and take 8 optimizer
-steps. `--ptx_coef 0` is PPO, `--kl_coef 0` drops the KL penalty. Reward, value and whitening details
-that the paper leaves to its predecessor are those of Stiennon et al. 2020.
+steps. `--ptx_coef 0` is PPO, `--kl_coef 0` drops the KL penalty. The paper leaves some of it to its
+predecessors: λ and a network of its own for the value function are Stiennon et al. 2020's; clipped
+value loss and whitening are as in the code of Ziegler et al. 2019 (lm-human-preferences).
 
 Time runs over the R tokens of a response. Everything a token has stands in its own column: the
 log-prob and value were computed one position to its left, where the model had not seen it yet.
@@ -63,13 +68,16 @@ class PPOConfig:
     discount: float = setting(1.0, "of GAE; paper 1, App. C.4")
     lam: float = setting(0.95, "λ of GAE; paper 0.95, Stiennon et al. 2020")
     clip: float = setting(0.2, "of the policy's ratio; paper 0.2, App. C.4")
-    value_clip: float = setting(0.2, "of the value's move; open: 0.2, Stiennon et al. 2020")
-    policy_rate: float = setting(8e-6, "peak learning rate of the policy; open")
+    value_clip: float = setting(0.2, "of the value's move; open: 0.2, code of Ziegler et al. 2019")
+    policy_rate: float = setting(8e-6, "peak learning rate of the policy; open: App. E.9 scans "
+                                       "2.55e-6 to 2.55e-5; above 8.05e-6 PPO without ptx diverged")
     value_rate: float = setting(9e-6, "of the value function; paper 9e-6 (175B: 5e-6), App. C.4")
     warmup: int = setting(10, "iterations from a tenth to the whole policy rate; paper 10, App. C.4")
     ema_decay: float = setting(0.992, "of the averaged policy; paper 0.992, App. C.4; a step: open")
     max_grad_norm: float = setting(0.0, "clip each gradient to this norm, 0 = off; open")
-    limit_score: float = setting(None, "score of a response cut off by max_response; open: its own")
+    limit_score: float = setting(None, "score of a response cut off by max_response; open: its own, "
+                                       "read at a last token that is not end-of-text, where no "
+                                       "completion of reward training ended")
     micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number")
     sample_rows: int = setting(0, "responses sampled together, 0 = all; changes no number")
     recompute: bool = setting(False, "activations again in the backward pass; saves memory")
@@ -143,7 +151,7 @@ def gae(rewards_BR, values_BR, mask_BR, discount=1.0, lam=0.95):
 def whiten(x_BR, mask_BR):
     """x shifted and scaled to mean 0 and variance 1 over the mask, 0 outside.
 
-    *Open*: the biased variance, plus 1e-8 under the root.
+    *Open*: the biased variance, plus 1e-8 under the root, as in the code of Ziegler et al. 2019.
     """
     x_BR = at_least_fp32(x_BR)
     centred_BR = torch.where(mask_BR, x_BR - masked_mean(x_BR, mask_BR), 0.0)
@@ -237,28 +245,31 @@ def roll_out(policy, reference, reward_model, value_model, prompts, eos, config)
         samples = generate(policy, prompts, config.max_response, config.temperature, eos,
                            at_once=config.sample_rows)
     rollout = Rollout(samples.tokens_BT, samples.prompt_lens_B, samples.lens_B, samples.mask_BR,
-                      samples.logprobs_BR, *(torch.zeros_like(samples.logprobs_BR) for _ in "rv"),
-                      torch.zeros(len(prompts), device=device))
-
-    def judge(column, look, rows):
-        part = rollout.rows(rows)
-        with compute_dtype(device):
-            seen = look(part)
-        column[(rows, slice(seen.shape[1])) if seen.dim() == 2 else rows] = seen
-
+                      samples.logprobs_BR, ref_logprobs_BR=torch.zeros_like(samples.logprobs_BR),
+                      values_BR=torch.zeros_like(samples.logprobs_BR),
+                      scores_B=torch.zeros(len(prompts), device=device))
     micro_tokens = config.micro_tokens
     if device.type == "cpu":  # so that its cores end at about one time
         micro_tokens = min(micro_tokens, -(-int(samples.lens_B.sum()) // 4))
     micro = list(rollout.micro_batches(torch.arange(len(prompts), device=device), micro_tokens))
-    for model, column, look in (
-            (reference, rollout.ref_logprobs_BR, lambda part: response_logprobs(
-                reference, part.tokens_BT, part.prompt_lens_B, part.mask_BR, config.temperature)),
-            (value_model, rollout.values_BR, lambda part: response_values(
-                value_model, part.tokens_BT, part.prompt_lens_B, part.mask_BR)),
-            (reward_model, rollout.scores_B, lambda part: reward_model.scores(
-                part.tokens_BT, part.lens_B))):
+
+    def fill(column, model, compute):
+        """column[rows] = compute(those episodes), for the rows of each micro-batch."""
+        def fill_rows(rows):
+            part = rollout.rows(rows)
+            with compute_dtype(device):
+                found = compute(part)
+            column[(rows, slice(found.shape[1])) if found.dim() == 2 else rows] = found
+
         with at_hand(model, device, config.offload and model is not value_model):
-            side_by_side([partial(judge, column, look, rows) for rows in micro], device)
+            side_by_side([partial(fill_rows, rows) for rows in micro], device)
+
+    fill(rollout.ref_logprobs_BR, reference, lambda part: response_logprobs(
+        reference, part.tokens_BT, part.prompt_lens_B, part.mask_BR, config.temperature))
+    fill(rollout.values_BR, value_model, lambda part: response_values(
+        value_model, part.tokens_BT, part.prompt_lens_B, part.mask_BR))
+    fill(rollout.scores_B, reward_model, lambda part: reward_model.scores(
+        part.tokens_BT, part.lens_B))
     if config.limit_score is not None:
         rollout.scores_B[~ended(rollout, eos)] = config.limit_score
     return rollout
@@ -303,7 +314,8 @@ def value_gradient(value_model, rollout, returns_BR, rows, config):
                                    config.value_clip)
         share = part.mask_BR.sum() / tokens
         (loss * share).backward()
-        add_up(stats, {"value_loss": loss.item(), "value_error": numbers["error"]}, share.item())
+        add_up(stats, {"value_loss": loss.item(), "value_error": numbers["error"],
+                       "value_clip_fraction": numbers["clip_fraction"]}, share.item())
     return stats
 
 
@@ -350,16 +362,18 @@ def check_first_ratio(stats, rounded):
 
 
 def update(state, rollout, next_text, config, rate, first):
-    """Estimate advantages, then one optimizer step of policy and value function per minibatch,
-    the pretraining gradient of `next_text(minibatch number)` added before the policy's. Returns the
-    mean of each number over minibatches."""
+    """Estimate advantages, then take one optimizer step of policy and value function per minibatch.
+    The policy's is along the sum of two gradients, its own and that of `next_text(minibatch number)`
+    (Eq. 2). `first`: check that its ratios begin at 1. Returns the mean of each number over
+    minibatches."""
     rewards_BR = kl_rewards(rollout.scores_B, rollout.logprobs_BR, rollout.ref_logprobs_BR,
                             rollout.mask_BR, config.kl_coef)
     advantages_BR, returns_BR = gae(rewards_BR, rollout.values_BR, rollout.mask_BR,
                                     config.discount, config.lam)
+    # *open*: over the whole iteration; the code of Ziegler et al. 2019 whitens each minibatch
     advantages_BR = whiten(advantages_BR, rollout.mask_BR)
     minibatches = [rows.to(rollout.mask_BR.device) for _ in range(config.inner_epochs)
-                   for rows in torch.randperm(config.batch).split(config.minibatch)]
+                   for rows in torch.randperm(len(rollout.lens_B)).split(config.minibatch)]
     in_backward = config.step_in_backward and not config.max_grad_norm and all(
         len(list(rollout.micro_batches(rows, config.micro_tokens))) == 1 for rows in minibatches)
 
@@ -461,7 +475,10 @@ def texts(rollout, tokenizer, count):
 
 
 def summary(rollout, eos):
-    """What one wants to see of an iteration's episodes."""
+    """What one wants to see of an iteration's episodes: the mean score, without the KL penalty
+    ("reward"); nats of KL to π_sft a response ("kl") and of entropy a token ("entropy"), both
+    estimated from the sampled log-probs; tokens a response ("length"); the share that ends by itself
+    ("ended")."""
     kl_B = torch.where(rollout.mask_BR, rollout.logprobs_BR - rollout.ref_logprobs_BR, 0.0).sum(1)
     return {"reward": rollout.scores_B.mean().item(), "kl": kl_B.mean().item(),
             "entropy": -masked_mean(rollout.logprobs_BR, rollout.mask_BR).item(),
@@ -489,7 +506,7 @@ def main(config):
         rollout = roll_out(state.policy, reference, reward_model, state.value_model, batch,
                            tokenizer.eos, config)
         stats = update(state, rollout, partial(draw_text, text, state, config, iteration), config,
-                       policy_rate(iteration, config), first=iteration == 0)
+                       policy_rate(iteration, config), first=iteration == stage.first_step)
         stats |= summary(rollout, tokenizer.eos)
         stage.log(iteration, config.iterations, stats, int(rollout.mask_BR.sum()), SHOWN)
         if iteration % config.show_every == 0:

@@ -212,11 +212,14 @@ EDITS = [
     Edit("ppo.py", "a.lerp_(p.to(a.device), 1 - decay)", "a.lerp_(p.to(a.device), decay)", "EMA inverted", "ppo_math"),
     Edit("ppo.py", "if first and number == 0:", "if False:", "the first ratio goes unchecked",
          "ppo_update steps"),
-    Edit("ppo.py", "for rows in torch.randperm(config.batch).split(config.minibatch)]",
+    Edit("ppo.py", "first=iteration == stage.first_step)", "first=iteration == 0)",
+         "a resumed run's first ratio goes unchecked", "stages::resumed_run_checks"),
+    Edit("ppo.py", "for rows in torch.randperm(len(rollout.lens_B)).split(config.minibatch)]",
          "for rows in torch.randint(config.batch, (config.batch,)).split(config.minibatch)]",
          "episodes drawn with replacement", "ppo_update"),
-    Edit("ppo.py", "for rows in torch.randperm(config.batch)", "for rows in torch.randperm("
-         "config.batch, generator=torch.Generator().manual_seed(__import__('time').time_ns()))",
+    Edit("ppo.py", "for rows in torch.randperm(len(rollout.lens_B))",
+         "for rows in torch.randperm(config.batch, generator="
+         "torch.Generator().manual_seed(__import__('time').time_ns()))",
          "permutation not seeded", "stages::same_seed", "same seed"),
     Edit("ppo.py", "for _ in range(config.inner_epochs)", "for _ in range(1)",
          "inner epochs ignored", "ppo_update"),

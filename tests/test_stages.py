@@ -180,6 +180,23 @@ def test_a_stage_stopped_in_mid_run_goes_on_to_bitwise_the_same_weights(files, t
         assert numbers[0] == numbers[1]
 
 
+def test_a_resumed_run_checks_its_first_ratio_too(files, tmp_path, monkeypatch):
+    checked, after_step = [], common.Stage.after_step
+    monkeypatch.setattr(ppo, "check_first_ratio",
+                        lambda *_: checked.append(common.Stage.running.step))
+
+    def stops_after_two(self, step, *rest):
+        self.stop_signal = signal.SIGTERM if step == 1 else None
+        after_step(self, step, *rest)
+
+    monkeypatch.setattr(common.Stage, "after_step", stops_after_two)
+    with pytest.raises(SystemExit):
+        make("ppo", files, tmp_path / "p.pt")
+    common.Stage.running.lock.close()
+    make("ppo", files, tmp_path / "p.pt")
+    assert checked == [0, 2]
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_step_saves_and_exits(files, tmp_path, number, code):
     settings = ppo_settings(files) | {"out": str(tmp_path / "p.pt"), "episodes": 80_000}
