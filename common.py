@@ -4,7 +4,7 @@ No mathematics lives here. A stage is `main(config)` around one frozen dataclass
 
     @dataclass(frozen=True)
     class PPOConfig:
-        clip: float = setting(0.2, "PPO ratio clip; Stiennon et al. 2020")
+        clip: float = setting(0.2, "of the policy's ratio; paper 0.2, App. C.4")
 
     if __name__ == "__main__":
         run(main, PPOConfig, __doc__)
@@ -378,7 +378,7 @@ def alone(out, is_file=False):
 
 
 class Stage:
-    """The files and the manners of one stage that writes `out` (say runs/demo/ppo.pt):
+    """The files and the manners of one stage that writes `out` (say runs/world-0/ppo.pt):
 
     ppo.pt         the result, written when the stage ends
     ppo.jsonl      one line of numbers per step
@@ -402,6 +402,8 @@ class Stage:
         self.lock = lock(self.out, self.out.with_suffix(".lock"))
         self._remove_what_a_kill_left()
         Stage.running = self
+        if self.out.exists():
+            print(f"{self.out} is there; it will be replaced when this run ends", flush=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
@@ -424,6 +426,10 @@ class Stage:
 
     def _on_signal(self, number, frame):
         self.stop_signal = number  # the step in progress ends first; see `after_step`
+        if number == signal.SIGINT:  # the next one kills, which leaves the last saved state whole
+            signal.signal(number, signal.SIG_DFL)
+            os.write(2, f"{self.out.stem}: finishing this step, then saving "  # print may be what
+                        f"(again: stop at once)\n".encode())                    # was interrupted
 
     def resume(self, objects):
         """Restore `objects` {name: anything with load_state_dict} from the newest whole resume

@@ -1,13 +1,16 @@
 """Evaluation (§3.6, §4): answers of every model, win rates with intervals, and the report.
 
-    python evaluate.py sample --checkpoint runs/demo/start.pt --prompts prompts.train.jsonl \
-        --out runs/demo/completions.jsonl      K = 4 … 9 completions a prompt, for labelers to rank
-    python evaluate.py answers --checkpoint runs/demo/ppo.pt --reward runs/demo/reward.pt \
-        --prompts prompts.test.jsonl --probes probes.jsonl --out runs/demo/answers/ppo.jsonl
-    python evaluate.py best_of --checkpoint runs/demo/start.pt … --out runs/demo/answers
-    python evaluate.py accuracy --reward runs/demo/reward.pt --comparisons comparisons.valid.jsonl \
-        --out runs/demo/accuracy/training.jsonl
-    python evaluate.py samples squadv2.csv.gz  Table 14's metrics of samples that OpenAI published
+    RUN=runs/world-0 PROMPTS=runs/world-0/data/prompts.test.jsonl
+    # K = 4 … 9 completions a prompt, for labelers to rank
+    python evaluate.py sample --checkpoint $RUN/start.pt --prompts $PROMPTS --max_response 40 \\
+        --out $RUN/my-completions.jsonl
+    python evaluate.py answers --checkpoint $RUN/ppo.pt --reward $RUN/reward.pt --prompts $PROMPTS \\
+        --probes $RUN/world/probes.jsonl --max_response 40 --out $RUN/my-answers/ppo.jsonl
+    python evaluate.py best_of --checkpoint $RUN/start.pt --reward $RUN/reward.pt \\
+        --prompts $PROMPTS --max_response 40 --out $RUN/my-answers
+    python evaluate.py accuracy --reward $RUN/reward.pt --out $RUN/my-accuracy.jsonl \\
+        --comparisons $RUN/data/comparisons.valid.jsonl
+    python evaluate.py table14 squadv2.csv.gz  # its metrics, of samples that OpenAI published
 
 Every file written here holds units: one line per prompt, per window of text, per comparison.
 `data/study.py` makes results of units, always with a 95 % interval: a bootstrap over the
@@ -453,7 +456,7 @@ def ratio(units_N2):
 
 
 @dataclass(frozen=True)
-class SamplesConfig:
+class Table14Config:
     files: tuple = required("CSV files, plain or gzip, with the columns that OpenAI published",
                             positional=True)
     task: str = setting("auto", f"auto tells by columns and context; {', '.join(TASKS)}")
@@ -463,7 +466,7 @@ class SamplesConfig:
             raise InputError(f"--task {self.task}: expected auto, {', '.join(TASKS)}")
 
 
-def samples(config):
+def table14(config):
     """The metrics of Table 14 for samples of several models, with 95 % intervals."""
     parts = [samples_part(path, *read_samples(path, config.task)) for path in config.files]
     print("\n\n".join(parts))
@@ -491,4 +494,4 @@ def samples_part(path, name, groups):
 if __name__ == "__main__":
     run_verbs({"sample": (sample, SampleConfig), "answers": (answers, AnswersConfig),
                "best_of": (best_of, BestOfConfig), "accuracy": (accuracy, AccuracyConfig),
-               "samples": (samples, SamplesConfig)}, __doc__)
+               "table14": (table14, Table14Config)}, __doc__)

@@ -1,7 +1,8 @@
 """Reward modelling (§3.5, Eq. 1; App. C.2): a scalar for a prompt and a completion, from rankings.
 
-    python reward.py --init runs/demo/start.pt --comparisons comparisons.train.jsonl \
-        --demonstrations demonstrations.train.jsonl --out runs/demo/reward.pt
+    python reward.py --init runs/world-0/start.pt --out runs/world-0/mine.pt \\
+        --comparisons runs/world-0/data/comparisons.train.jsonl \\
+        --demonstrations runs/world-0/data/demonstrations.train.jsonl
 
 A labeler ranks K = 4 … 9 completions of one prompt. All C(K,2) pairs of a prompt are one element of
 the batch, and each completion is run once: the paper found that pairs shuffled over the data set
@@ -29,7 +30,9 @@ from model import (GPT, ScalarGPT, adam, at_least_fp32, compute_dtype,
 
 @dataclass(frozen=True)
 class RewardConfig:
-    init: str = required("the GPT checkpoint whose decoder the reward model starts from (§3.5)")
+    init: str = required("the GPT checkpoint whose decoder the reward model starts from, §3.5 (the "
+                         "paper's final one: a 6B GPT-3 tuned on public NLP data sets, App. C.2, "
+                         "with similar results)")
     comparisons: str = required("training comparisons, JSON Lines")
     out: str = required("the checkpoint to write")
     valid: str = setting("", "validation comparisons; accuracy is reported on them after each epoch")
@@ -186,8 +189,9 @@ def train_step(reward_model, optimizer, rankings, rate, config):
 
 @torch.no_grad()
 def evaluate(reward_model, rankings, config):
-    """Loss, pair accuracy with its 95 % interval, and the number of pairs. The interval is that of
-    a mean over prompts (a prompt's pairs are not independent), pairs weighing equally."""
+    """Loss, pair accuracy, half the width of its 95 % interval, and the number of pairs. The
+    interval is that of a mean over prompts (a prompt's pairs are not independent), pairs weighing
+    equally."""
     loss, right_N, pairs_N = 0.0, [], []
     for part in micro_batches(rankings, config.micro_tokens):
         scores_NK, ranks_NK, mask_NK = score_rankings(reward_model, part)

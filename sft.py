@@ -1,16 +1,21 @@
 """Language models: the base model from text, and supervised fine-tuning (§3.5; App. C.1, C.3).
 
-    python sft.py --model mini --text text.train.txt --epochs 1 --rate 2e-3 --out runs/demo/base.pt
-    python sft.py --init runs/demo/base.pt --demonstrations demonstrations.train.jsonl \
-        --out runs/demo/sft.pt --reward runs/demo/reward.pt --prompts prompts.valid.jsonl
-    python sft.py --init runs/demo/base.pt --demonstrations … --text … --ptx_fraction 0.1 \
-        --epochs 2 --rate 5e-6 --dropout 0 --out runs/demo/start.pt
+    DATA=runs/world-0/data
+    python sft.py --model mini --text $DATA/text.train.txt --epochs 1 --rate 1.5e-3 --batch 8 \\
+        --dropout 0 --out runs/world-0/my-base.pt
+    python sft.py --init runs/world-0/base.pt --out runs/world-0/my-sft.pt \\
+        --demonstrations $DATA/demonstrations.train.jsonl --max_prompt 48 --max_response 40 \\
+        --reward runs/world-0/reward.pt --prompts $DATA/prompts.valid.jsonl
+    python sft.py --init runs/world-0/base.pt --out runs/world-0/my-start.pt \\
+        --demonstrations $DATA/demonstrations.train.jsonl --max_prompt 48 --max_response 40 \\
+        --text $DATA/text.train.txt --ptx_fraction 0.1 --epochs 2 --rate 5e-6 --dropout 0
 
-The first trains a base model from a named size (in the paper: GPT-3). The second is step 1 of
-InstructGPT: 16 epochs over demonstrations; it over-fits the validation loss after one epoch, yet
-goes on improving the reward score, so the epoch to keep is the one whose answers to validation
-prompts the reward model likes best. The third is the policy that PPO starts from: 2 epochs with
-10 % pretraining text mixed in (App. C.3).
+on what ./run.sh leaves. The first trains a base model from a named size (in the paper: GPT-3). The
+second is step 1 of InstructGPT: 16 epochs over demonstrations; it over-fits the validation loss
+after one epoch, yet goes on improving the reward score, so the epoch to keep is the one whose
+answers to validation prompts the reward model likes best. The third is the policy that PPO starts
+from: 2 epochs with 10 % pretraining text mixed in (App. C.3). Both take the paper's rates, for its
+sizes; ./run.sh takes 1e-3.
 """
 
 import math
@@ -56,7 +61,8 @@ class SFTConfig:
     dropout: float = setting(0.2, "on the residual stream; paper 0.2, App. C.1")
     weight_decay: float = setting(0.0, "decoupled weight decay; open")
     max_grad_norm: float = setting(1.0, "clip the gradient to this norm, 0 = off; open")
-    micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number")
+    micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number but which "
+                                       "activations dropout drops")
     recompute: bool = setting(False, "activations again in the backward pass; saves memory")
     seed: int = setting(0, "first weights, order of the data, dropout")
     log_every: int = setting(10, "steps between printed lines")

@@ -2,7 +2,7 @@
 
     ./run.sh ask "What can you tell me about Ada?"      one question
     ./run.sh ask                                        a chat: a question a line, Ctrl-D ends it
-    ./run.sh ask "..." --run runs/demo --models sft ppo_ptx --temperature 0.7 --seed 3
+    ./run.sh ask "..." --run runs/world-0 --models sft ppo_ptx --temperature 0.7 --seed 3
 
 Each question stands alone, as in training: no model sees what was asked before. All models draw by
 the same random numbers, which --seed and the number of the question decide. On a terminal the

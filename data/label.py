@@ -1,7 +1,7 @@
 """People rank completions (§3.2, §3.4, App. B): one page on this machine, and files that lose
 nothing.
 
-    python -m data.label --run runs/demo                    sample from a run's models, then serve
+    python -m data.label --run runs/world-0                 sample from a run's models, then serve
     python -m data.label --completions FILE --out FILE      serve the page until Ctrl-C
     python -m data.label --agreement [FILE ...]             how often labelers agree (§3.4)
 

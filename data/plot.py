@@ -1,7 +1,7 @@
 """Pictures of a run, from the numbers that its stages left (Figure 1, App. E.6 and others).
 
     ./run.sh plot                       all pictures of the newest run, in RUN/plots
-    ./run.sh plot --run runs/demo --out tests/figures
+    ./run.sh plot --run runs/world-0 --out tests/figures
 
     stages      loss and accuracy of every stage before PPO
     ppo         reward, KL and entropy over PPO's iterations

@@ -87,7 +87,9 @@ def read_prompts(path):
 
 def read_fitting_prompts(path, tokenizer, most):
     """([(prompt, its token list)], dropped): the prompts of at most `most` tokens, template and
-    all, and how many are longer (App. A.2). Raises InputError where none fits."""
+    all, and how many are longer (App. A.2). Raises InputError where none fits, or none could."""
+    if most < 1:
+        raise InputError("no room for a prompt: --max_response takes the whole context")
     pairs = [(p, tokenizer.encode_prompt(p.prompt)) for p in read_prompts(path)]
     fitting = [(p, ids) for p, ids in pairs if len(ids) <= most]
     if not fitting:

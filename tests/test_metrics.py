@@ -443,9 +443,9 @@ def test_a_context_of_ones_own_needs_the_task_named(write):
         samples.read_samples(path)
 
 
-def run_samples(*arguments):
-    evaluate.run_verbs({"samples": (evaluate.samples, evaluate.SamplesConfig)}, "",
-                       ["samples", *map(str, arguments)])
+def run_table14(*arguments):
+    evaluate.run_verbs({"table14": (evaluate.table14, evaluate.Table14Config)}, "",
+                       ["table14", *map(str, arguments)])
 
 
 def test_the_verb_prints_a_table_for_each_file(write, capsys):
@@ -453,7 +453,7 @@ def test_the_verb_prints_a_table_for_each_file(write, capsys):
             "gpt-6b": "Paris Paris", "gpt-175b": "Rome Rome"}
     rows = [answer(word, "Paris", model=model) for model in said for word in said[model].split()]
     plain, packed = write(rows), write(gzip.compress(write(rows).read_bytes()), "samples.csv.gz")
-    run_samples(plain, packed)
+    run_table14(plain, packed)
     printed = capsys.readouterr().out
     lines = [line.split(" | ") for line in printed.splitlines() if line.startswith("|")]
     assert [line[1].strip() for line in lines] == 2 * [
@@ -498,7 +498,7 @@ def test_a_bad_file_is_one_line_and_exit_code_2(case, write, capsys):
     content, expected = BAD[case]
     good, bad = write(GOOD, "good.csv"), write(content, "bad.csv")
     with pytest.raises(SystemExit) as stop:
-        run_samples(good, bad)
+        run_table14(good, bad)
     out, err = capsys.readouterr()
     assert stop.value.code == 2 and out == ""           # nothing of the good file either
     assert err.startswith(f"error: {bad}:") and err.count("\n") == 1 and expected in err
@@ -511,7 +511,7 @@ def test_a_bad_file_is_one_line_and_exit_code_2(case, write, capsys):
     (["--files", "x.csv"], "--files")])
 def test_a_bad_command_line_is_one_line_and_exit_code_2(arguments, expected, capsys):
     with pytest.raises(SystemExit) as stop:
-        run_samples(*arguments)
+        run_table14(*arguments)
     out, err = capsys.readouterr()
     assert stop.value.code == 2 and out == "" and expected in err and err.count("\n") == 1
 
