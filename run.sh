@@ -33,18 +33,31 @@ say() { # a heading and lines below it; a part says nothing but what its program
 }
 
 # -- python: one that has the packages, or .venv, made and filled here ---------------------------
-has() { "$1" -c "import ${2// /, }" 2>/dev/null; }
+has() { # the python, the packages: it imports them, and neither it nor torch is too old
+    "$1" -c "import sys, ${2// /, }
+old = sys.version_info < (3, 11) or [*map(int, torch.__version__.split('.')[:2])] < [2, 11]
+sys.exit(old)" 2>/dev/null
+}
 find_python() { # the packages to import, the file that lists them
+    local python
     for PYTHON in python3 python .venv/bin/python; do
         command -v "$PYTHON" >/dev/null && has "$PYTHON" "$1" && return
     done
     if has python3 "torch numpy tiktoken" && [ "$2" != requirements.txt ]; then
         die "the tests need more packages: pip install -r $2"
     fi
-    python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' ||
-        die "$(python3 --version): expected Python 3.11 to 3.13"
-    echo "Installing $2 into .venv (once; a minute or two) ..."
-    [ -x .venv/bin/python ] || python3 -m venv .venv
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # none, or half of one
+        for python in python3 python3.13 python3.12 python3.11 python ""; do
+            "${python:-false}" -c 'import sys
+sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && break
+        done
+        [ -n "$python" ] || die "no Python 3.11 to 3.13 found" \
+            "($(python3 --version 2>/dev/null || echo "no python3 at all"))"
+        "$python" -m venv --clear .venv >/dev/null ||
+            die "$python -m venv failed; on Debian and Ubuntu: sudo apt install python3-venv"
+    fi
+    echo "Installing $2 into .venv (once; a minute or two, on Linux more, as torch brings some" \
+        "gigabytes of CUDA; where python3 has a CPU build of torch, numpy and tiktoken, that serves)"
     PYTHON=.venv/bin/python
     "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$2"
 }
@@ -76,7 +89,7 @@ VERB=world SEED=0 SEEDS="21 22 23" JOBS=2 PART= NAME= FRESH=
 COMPARISONS= TEXT= VOCAB= MODEL=gpt2 OFFLINE= TINY=false YES=false
 case "${1:-}" in
     real | hh | study) VERB=$1; shift ;;
-    -h | --help) sed -n '2,/^set -euo/{/^set -euo/!s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,/^set -euo/{/^set -euo/!s/^# \{0,1\}//p;}' "$0"; exit 0 ;;
     "" | --*) ;;
     *) die "$1: no such command; expected nothing, study, real, hh, label, ask, plot, test or prove" \
            "(./run.sh --help)" ;;
@@ -117,7 +130,7 @@ while [ $# -gt 0 ]; do
 done
 if [ $VERB = real ]; then
     for flag in COMPARISONS TEXT VOCAB; do
-        [ -n "${!flag}" ] || die "real: --${flag,,} is missing (./run.sh --help)"
+        [ -n "${!flag}" ] || die "real: --$(tr A-Z a-z <<<"$flag") is missing (./run.sh --help)"
         [ -r "${!flag}" ] || die "${!flag}: no such file or folder"
     done
 elif [ -n "$COMPARISONS$TEXT$VOCAB" ]; then
@@ -164,7 +177,7 @@ step() {
 # side_by_side PART…: parts of this run as processes, two at a time, each with half of the cores:
 # models this small keep one core busy and little more.
 side_by_side() {
-    local threads=${OMP_NUM_THREADS:-$(nproc)} at_once=1
+    local threads=${OMP_NUM_THREADS:-$(nproc 2>/dev/null || sysctl -n hw.ncpu)} at_once=1
     [ "$threads" -lt 2 ] || at_once=2
     printf '%s\n' "$@" | OMP_NUM_THREADS=$((threads / at_once)) xargs -P $at_once -I{} \
         ./run.sh --seed "$SEED" --name "$(basename "$RUN")" --part {} || exit 2
@@ -259,7 +272,7 @@ answers() { # model, name of its answers, flags
         --checkpoint "$HERE/$1.pt" --out "$HERE/answers/$2.jsonl" --reward "$RUN/reward.pt" \
         --reference "$HERE/start.pt" --prompts "$DATA/prompts.test.jsonl" \
         --text "$DATA/text.valid.txt" --seed "$SEED" --max_response "${LENGTHS[3]}" \
-        "${TOKENIZER[@]}" "${ANSWERS[@]}" "${@:3}"
+        "${TOKENIZER[@]}" ${ANSWERS[@]+"${ANSWERS[@]}"} "${@:3}"
 }
 prompted() { # GPT with a few demonstrations before each prompt
     answers base prompted --prefix_from "$DATA/demonstrations.train.jsonl" \
