@@ -2,7 +2,7 @@
 
     python ppo.py --policy runs/world-0/start.pt --reward runs/world-0/reward.pt \\
         --prompts runs/world-0/data/prompts.train.jsonl --max_prompt 48 --max_response 40 \\
-        --text runs/world-0/data/text.train.txt --out runs/world-0/mine.pt
+        --text runs/world-0/data/text.train.txt --out runs/world-0/my-ppo.pt
 
 with the paper's settings, on what ./run.sh leaves; its own, which are scaled, stand in
 runs/world-0/commands.

@@ -1,6 +1,6 @@
 """Reward modelling (§3.5, Eq. 1; App. C.2): a scalar for a prompt and a completion, from rankings.
 
-    python reward.py --init runs/world-0/start.pt --out runs/world-0/mine.pt \\
+    python reward.py --init runs/world-0/start.pt --out runs/world-0/my-reward.pt \\
         --comparisons runs/world-0/data/comparisons.train.jsonl \\
         --demonstrations runs/world-0/data/demonstrations.train.jsonl
 

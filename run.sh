@@ -65,6 +65,7 @@ sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && break
 if [ "${1:-}" = test ]; then
     shift
     find_python "torch numpy tiktoken pytest hypothesis" requirements-dev.txt
+    echo "The tests take about 10 minutes on two cores."
     exec "$PYTHON" -m pytest -q -m "not slow" tests "$@"
 fi
 if [ "${1:-}" = prove ]; then # no part: all of them, some half an hour
@@ -83,6 +84,15 @@ if [ -n "$MODULE" ]; then
     find_python "torch numpy tiktoken" requirements.txt
     exec "$PYTHON" -m "$MODULE" "$@"
 fi
+
+# until_all_end COMMAND: pass on what all programs write into this pipe, until the last has ended. At
+# Ctrl-C xargs is gone at once, while its programs still finish a step; COMMAND is run then.
+until_all_end() {
+    local line
+    # shellcheck disable=SC2064
+    trap "$1" INT
+    while IFS= read -r line; do printf '%s\n' "$line"; done
+}
 
 # -- flags ---------------------------------------------------------------------------------------
 VERB=world SEED=0 SEEDS="21 22 23" JOBS=2 PART= NAME= FRESH=
@@ -163,24 +173,30 @@ mkdir -p "$RUN"
 [ $VERB != hh ] || echo "$SETTINGS" >"$RUN/settings"
 STARTED=$SECONDS
 
-# step OUTPUT "INPUTS" COMMAND…: run it where OUTPUT is missing or older than one of its inputs.
+# step OUTPUT "INPUTS" COMMAND…: run it where OUTPUT is missing or older than one of its inputs;
+# $RUN/commands keeps each command, ready to be copied.
 step() {
-    local output=$1 inputs=$2 input needed=
+    local output=$1 inputs=$2 input needed= command
     shift 2
     [ -e "$output" ] || needed=yes
     for input in $inputs; do
         if [ "$input" -nt "$output" ]; then needed=yes; fi
     done
-    if [ "$needed" ]; then "$PYTHON" "$@"; elif [ -z "$PART" ]; then echo "   $output is there"; fi
+    if [ "$needed" ]; then
+        printf -v command '%q ' "$PYTHON" "$@"
+        echo "${command% }" >>"$RUN/commands" # in one piece, as parts write side by side
+        "$PYTHON" "$@"
+    elif [ -z "$PART" ]; then echo "   $output is there"; fi
 }
 
 # side_by_side PART…: parts of this run as processes, two at a time, each with half of the cores:
-# models this small keep one core busy and little more.
+# models this small keep one core busy and little more. Ctrl-C ends both, and they say so.
 side_by_side() {
     local threads=${OMP_NUM_THREADS:-$(nproc 2>/dev/null || sysctl -n hw.ncpu)} at_once=1
     [ "$threads" -lt 2 ] || at_once=2
     printf '%s\n' "$@" | OMP_NUM_THREADS=$((threads / at_once)) xargs -P $at_once -I{} \
-        ./run.sh --seed "$SEED" --name "$(basename "$RUN")" --part {} || exit 2
+        ./run.sh --seed "$SEED" --name "$(basename "$RUN")" --part {} |
+        until_all_end : || exit $(($? == 130 ? 130 : 2))
 }
 
 # -- settings: the paper's defaults stand in each stage; what is given here is scaled to the size --
@@ -304,6 +320,10 @@ accuracy() { # reward model, comparisons, name
 }
 
 # -- the pipeline ----------------------------------------------------------------------------------
+LONG="about 15 minutes on two cores"
+[ $VERB = world ] || LONG="$LONG for 2,000 comparisons"
+say "All of it goes to $RUN, the report to $RUN/report.md$(about "$LONG")" \
+    "Ctrl-C stops; the same command goes on."
 if [ $VERB = world ]; then
     say "1. Data: an invented world, its users, and people who write demonstrations (seconds)" \
         "Seed $SEED decides what is true in it. Filters of section 3.2; users are split apart."

@@ -11,7 +11,8 @@ study() {
     local seed part first=${SEEDS%% *} runs=()
     for seed in $SEEDS; do runs+=("runs/world-$seed"); done
     say "The study: seeds $SEEDS, sizes $SIZES, $JOBS processes of one thread each" \
-        "What each one prints goes to runs/study/SEED-PART.log."
+        "What each one prints goes to runs/study/SEED-PART.log, the report to runs/study/report.md." \
+        "It takes hours. Ctrl-C stops; the same command goes on."
     mkdir -p runs/study
     # every seed's own run first: the other parts need its world and its reward model
     for seed in $SEEDS; do echo "$seed own"; done | study_jobs
@@ -37,7 +38,9 @@ study_jobs() { # "seed part" lines on standard input, JOBS at a time
         [ "$1" != own ] || flags=(--seed "$0")
         echo "   $0 $1 ..."
         if ./run.sh "${flags[@]}" >"runs/study/$0-$1.log" 2>&1; then echo "   $0 $1: done"
-        else echo "   $0 $1: failed; see runs/study/$0-$1.log"; exit 1; fi'
+        elif [ $? = 130 ]; then echo "   $0 $1: stopped"; exit 1
+        else echo "   $0 $1: failed; see runs/study/$0-$1.log"; exit 1; fi' |
+        until_all_end 'echo "   finishing the steps in progress, then saving (again: stop at once)"'
 }
 
 study_part() { # what `./run.sh --seed N --part PART` makes

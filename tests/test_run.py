@@ -6,7 +6,9 @@ whole pipeline takes a second here; what the commands do is tested elsewhere.
 
 import itertools
 import os
+import shlex
 import shutil
+import signal
 import stat
 import subprocess
 
@@ -30,6 +32,34 @@ done
 """
 
 
+# One that steps as long as it is let, and at Ctrl-C takes a second for the step and saves.
+SLOW = """#!/usr/bin/env bash
+[ "$1" != -c ] || exit 0
+case "$*" in
+    *start.pt* | *early.pt*)
+        trap 'sleep 1; touch "$LOG-saved-$$"; exit 130' INT
+        echo training
+        while true; do sleep 0.1; done ;;
+    *) exec "$(dirname "$0")/other" "$@" ;;
+esac
+"""
+
+# Two that lack the packages: an old one, and one that makes environments of a third kind.
+OLD = """#!/usr/bin/env bash
+[ "$1" != --version ] || echo "Python 3.9.1"
+exit 1
+"""
+BARE = """#!/usr/bin/env bash
+[[ "$2" != *torch* ]] || exit 1
+[ "$1 $2" != "-m venv" ] || { mkdir -p .venv/bin; cp "$(dirname "$0")/other" .venv/bin/python; }
+"""
+
+
+def place(path, text):
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
 @pytest.fixture
 def script(tmp_path):
     """A function that runs run.sh with the stand-in; returns the commands that it ran."""
@@ -37,9 +67,8 @@ def script(tmp_path):
     (tmp_path / "data").mkdir()
     shutil.copy(ROOT / "data" / "study.sh", tmp_path / "data")
     (tmp_path / "bin").mkdir()
-    stand_in = tmp_path / "bin" / "python3"
-    stand_in.write_text(STAND_IN)
-    stand_in.chmod(stand_in.stat().st_mode | stat.S_IXUSR)
+    place(tmp_path / "bin" / "python3", STAND_IN)
+    place(tmp_path / "bin" / "other", STAND_IN)
     log = tmp_path / "log"
 
     def run(*flags):
@@ -96,6 +125,40 @@ def test_fresh_starts_over_and_another_seed_or_name_has_a_folder_of_its_own(scri
     assert sorted(outputs(script("--fresh"))) == sorted(first)
     assert outputs(script("--seed", "3"))[0] == "runs/world-3/world"
     assert outputs(script("--name", "mine"))[0] == "runs/mine/world"
+
+
+def test_each_command_is_kept_ready_to_be_copied(script):
+    commands = script()
+    kept = (script.folder / "runs/world-0/commands").read_text().splitlines()
+    assert sorted(shlex.join(shlex.split(line)[1:]) for line in kept) == sorted(
+        shlex.join(line.split()) for line in commands[:-1])  # the last one is the report
+
+
+def test_at_ctrl_c_run_sh_ends_when_all_its_programs_have(script):
+    place(script.folder / "bin" / "python3", SLOW)
+    run = subprocess.Popen(["./run.sh"], cwd=script.folder, text=True, start_new_session=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                           env=os.environ | {"PATH": f"{script.folder / 'bin'}:"
+                                                     f"{os.environ['PATH']}",
+                                             "OMP_NUM_THREADS": "2",
+                                             "LOG": str(script.folder / "log")})
+    assert len(list(itertools.islice((x for x in run.stdout if x == "training\n"), 2))) == 2
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+    assert run.wait(30) == 130
+    assert len(list(script.folder.glob("log-saved-*"))) == 2
+    run.stdout.close()
+
+
+def test_where_python3_is_too_old_another_makes_the_environment_anew(script):
+    for name, text in (("python3", OLD), ("python", OLD), ("python3.13", OLD), ("python3.12", BARE)):
+        place(script.folder / "bin" / name, text)
+    half = script.folder / ".venv/bin/python"  # what venv leaves where it lacks ensurepip
+    half.parent.mkdir(parents=True)
+    place(half, OLD)
+    commands = script()
+    assert commands[0] == "-m pip install --quiet --disable-pip-version-check -r requirements.txt"
+    assert commands[-1].startswith("-m data.study")
+    assert script()[0].startswith("-m data.study")  # and it is installed once
 
 
 def test_a_study_makes_every_seed_size_and_sweep_and_then_nothing_twice(script):
