@@ -56,6 +56,37 @@ def required(source, positional=False):
                                        "positional": positional})
 
 
+def output_file(source):
+    """The required field of the one file that a program writes; see `check_output`."""
+    return dataclasses.field(metadata={"source": source, "required": True, "output": True})
+
+
+def check_output(config, *paths):
+    """Raises InputError unless each of these files, which a program writes, is new or a plain file
+    (or a link to one), and not one that a setting names: a program never writes over its input."""
+    for path in map(Path, paths):
+        if not path.name or path.exists() and not path.is_file():
+            raise InputError(f"--out {config.out}: {path} is not a plain file; expected the name "
+                             "of a file to write")
+        for name, value in dataclasses.asdict(config).items():
+            for given in value if isinstance(value, tuple) else (value,):
+                if name != "out" and isinstance(given, str) and _same_file(given, path):
+                    raise InputError(f"--out {config.out}: {path} would be written over, which is "
+                                     f"--{name} {given}; expected another name")
+
+
+def _same_file(one, other):
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):  # one is not there, or no path at all
+        return False
+
+
+def through_links(path):
+    """Where a file really lies: renaming onto a link would put the file in the link's place."""
+    return Path(os.path.realpath(path))
+
+
 def _parse_bool(text):
     if text.lower() in ("true", "1", "yes"):
         return True
@@ -128,7 +159,10 @@ def run(main, config_class, description="", argv=None):
     in the program ends in one line: bad input and places that cannot be written with exit code 2,
     numbers that are not finite and too little memory with 1, Ctrl-C with 130."""
     try:
-        main(parse_config(config_class, description, argv))
+        config = parse_config(config_class, description, argv)
+        check_output(config, *(getattr(config, f.name) for f in dataclasses.fields(config)
+                               if f.metadata.get("output")))
+        main(config)
         print(end="", flush=True)  # what cannot be written is to be heard of here
     except InputError as error:
         sys.exit(fail(error, 2))
@@ -216,14 +250,15 @@ def save_checkpoint(path, **contents):
     path = Path(path)
     if name := not_finite(contents):
         raise FloatingPointError(f"{path} is not written: {name} holds values that are not finite")
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    place = through_links(path)
+    aside = place.with_name(f".{place.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
             torch.save(contents, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.replace(aside, place)
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: the checkpoint could not be written ({error}); "
                          f"what was saved before is intact") from None
@@ -383,23 +418,26 @@ class Stage:
     ppo.pt         the result, written when the stage ends
     ppo.jsonl      one line of numbers per step
     ppo.resume.pt  where to go on from, and ppo.resume-1.pt the one before; gone when it ends
+
+    `kept`: the steps after which `keep` will be called.
     """
 
     running = None  # the stage of this process, for `run` to say where it stopped
 
-    def __init__(self, stage, config, model_config, tokenizer):
+    def __init__(self, stage, config, model_config, tokenizer, kept=()):
         self.out = Path(config.out)
-        if not self.out.name or self.out.is_dir():
-            raise InputError(f"--out {config.out}: expected a file to write")
-        self.metrics = self.out.with_suffix(".jsonl")
-        self.saved = [self.out.with_suffix(".resume.pt"), self.out.with_suffix(".resume-1.pt")]
+        check_output(config, self.out)
+        self.metrics, locked = self._beside(".jsonl"), self._beside(".lock")
+        self.saved = [self._beside(".resume.pt"), self._beside(".resume-1.pt")]
+        check_output(config, self.metrics, *self.saved, locked,
+                     *(self._beside(f"-{step}.pt") for step in kept))
         self.about = {
             "stage": stage, "config": dataclasses.asdict(config),
             "model_config": dataclasses.asdict(model_config),
             "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint}}
         self.stop_signal, self.first_step, self.step, self.saved_step = None, 0, 0, 0
         self.started = self.last_step = time.time()
-        self.lock = lock(self.out, self.out.with_suffix(".lock"))
+        self.lock = lock(self.out, locked)
         self._remove_what_a_kill_left()
         Stage.running = self
         if self.out.exists():
@@ -407,9 +445,13 @@ class Stage:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
 
+    def _beside(self, end):
+        """ppo.pt, ".jsonl" -> ppo.jsonl; of another name nothing is cut off, as in kl0.02.jsonl."""
+        return self.out.with_name(self.out.name.removesuffix(".pt") + end)
+
     def _remove_what_a_kill_left(self):
         """Half a checkpoint, each time that a run was killed while it wrote one."""
-        for path in (self.out, *self.saved):
+        for path in map(through_links, (self.out, *self.saved)):
             for half in path.parent.glob(f".{glob.escape(path.name)}.[0-9]*"):
                 half.unlink(missing_ok=True)
 
@@ -467,9 +509,10 @@ class Stage:
                     if line.endswith("\n") and json.loads(line)["step"] < step:
                         lines.append(line)
         with self._writing_metrics():
-            aside = self.metrics.with_name(f".{self.metrics.name}.partial")
+            place = through_links(self.metrics)
+            aside = place.with_name(f".{place.name}.partial")
             aside.write_text("".join(lines))
-            os.replace(aside, self.metrics)
+            os.replace(aside, place)
 
     @contextlib.contextmanager
     def _writing_metrics(self):
@@ -494,7 +537,7 @@ class Stage:
         speed, self.last_step = tokens / (now - self.last_step), now
         left = (now - self.started) / (step + 1 - self.first_step) * (steps - step - 1)
         text = "  ".join(f"{name} {_short(numbers[name])}" for name in shown)
-        print(f"{self.out.stem} {step + 1}/{steps}  {text}  {speed:,.0f} tokens/s  "
+        print(f"{self.out.name.removesuffix('.pt')} {step + 1}/{steps}  {text}  {speed:,.0f} tokens/s  "
               f"{_clock(left)} left", flush=True)
         self.note(step, **numbers, tokens_per_s=round(speed, 1))
 
@@ -525,7 +568,7 @@ class Stage:
 
     def keep(self, weights, step):
         """Write the model as it is after `step` steps beside the result: ppo-10.pt."""
-        self._save_model(self.out.with_stem(f"{self.out.stem}-{step}"), weights, step=step)
+        self._save_model(self._beside(f"-{step}.pt"), weights, step=step)
 
     def _save_model(self, path, weights, **more):
         """From host memory, so that what a GPU made opens where there is none."""
@@ -537,7 +580,7 @@ class Stage:
         self._save_model(self.out, weights, step=step, **more)
         for path in self.saved:
             path.unlink(missing_ok=True)
-        self.out.with_suffix(".lock").unlink(missing_ok=True)
+        self._beside(".lock").unlink(missing_ok=True)
         self.lock.close()
         Stage.running = None
         print(f"wrote {self.out}", flush=True)

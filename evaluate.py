@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import InputError, alone, device_of, load_model, required, run_verbs, setting
+from common import (InputError, alone, check_output, device_of, load_model, output_file, required,
+                    run_verbs, setting)
 from data.batching import length_sorted_batches, pad_right, seeded_generator, text_in_order
 from data.labelers import prefers
 from data.readers import (_json_object, read_demonstrations, read_fitting_prompts, read_prompts,
@@ -62,7 +63,7 @@ def sample_responses(model, prompts, max_response, temperature, eos, *key, batch
 class SampleConfig:
     checkpoint: tuple = required("one or more policies to sample from, in turn")
     prompts: str = required("prompts, JSON Lines")
-    out: str = required("file to write: prompt, completions, and the prompt's other keys")
+    out: str = output_file("file to write: prompt, completions, and the prompt's other keys")
     limit: int = setting(0, "use at most so many prompts, 0 = all")
     least: int = setting(4, "completions of a prompt, at least; paper 4, §3.5")
     most: int = setting(9, "completions of a prompt, at most; paper 9, §3.5")
@@ -108,7 +109,7 @@ def sample(config):
 @dataclass(frozen=True)
 class AnswersConfig:
     checkpoint: str = required("the model that answers")
-    out: str = required("file of units to write")
+    out: str = output_file("file of units to write")
     prompts: str = required("test prompts that no stage trained on")
     reward: str = required("the reward model that scores the answers")
     reference: str = setting("", "PPO's start: the KL of the answers to it is estimated")
@@ -339,9 +340,15 @@ def best_of(config):
     device, tokenizer = device_of(config.device, config.dtype), load_tokenizer(config.tokenizer)
     model = load_model(GPT, config.checkpoint, STAGES, tokenizer, device)
     reward_model = load_model(ScalarGPT, config.reward, ("reward",), tokenizer, device)
+    paths = {2**i: Path(config.out) / f"best_of_{2**i}.jsonl"
+             for i in range(config.most.bit_length())}
+    check_output(config, *paths.values())
     room = model.config.n_ctx - config.max_response
     rows = [(i, ids) for i, p in enumerate(read_prompts(config.prompts))
             if len(ids := tokenizer.encode_prompt(p.prompt)) <= room][:config.limit or None]
+    if not rows:
+        raise InputError(f"{config.prompts}: no prompt of at most {room} tokens, which leave room "
+                         f"for {config.max_response} of a response")
     ids = [ids for _, ids in rows]
     best = [(-math.inf, None)] * len(rows)
     for n in range(1, config.most + 1):
@@ -349,11 +356,10 @@ def best_of(config):
                                      tokenizer.eos, config.seed, "best of", n)
         scores_N, _ = measure(ids, responses, reward_model)
         best = [max(old, new) for old, new in zip(best, zip(scores_N, responses))]
-        if n & (n - 1) == 0:
+        if n in paths:
             kl = math.log(n) - (n - 1) / n
-            path = Path(config.out) / f"best_of_{n}.jsonl"
-            with alone(path, is_file=True):
-                write_jsonl(path, [
+            with alone(paths[n], is_file=True):
+                write_jsonl(paths[n], [
                     {"kind": "test", "row": i, "answer": tokenizer.decode_response(said),
                      "reward": round(score, 5), "kl": round(kl, 5), "length": len(said)}
                     for (i, _), (score, said) in zip(rows, best)])
@@ -368,7 +374,7 @@ def best_of(config):
 class AccuracyConfig:
     reward: str = required("the reward model")
     comparisons: str = required("comparisons that it was not trained on")
-    out: str = required("file of units to write: pairs of a prompt, and how many it orders alike")
+    out: str = output_file("units to write: pairs of a prompt, and how many it orders alike")
     tokenizer: str = setting("world", "world, gpt2, a folder with GPT-2's two files, or *.tiktoken")
     micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number")
     device: str = setting("auto", "auto, cpu or cuda")

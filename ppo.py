@@ -34,8 +34,8 @@ from typing import NamedTuple
 
 import torch
 
-from common import (InputError, Stage, check_finite, device_of, load_model, required, run,
-                    setting)
+from common import (InputError, Stage, check_finite, device_of, load_model, output_file, required,
+                    run, setting)
 from data.batching import examples_of_step, length_sorted_batches, text_window
 from data.readers import read_fitting_prompts, read_text
 from data.tokenizer import load_tokenizer
@@ -50,7 +50,7 @@ class PPOConfig:
     policy: str = required("the SFT checkpoint to start from; it is also π_sft of Eq. 2")
     reward: str = required("the reward model")
     prompts: str = required("training prompts, JSON Lines")
-    out: str = required("the checkpoint to write: the averaged policy")
+    out: str = output_file("the checkpoint to write: the averaged policy")
     text: str = setting("", "pretraining text; needed unless ptx_coef is 0")
     value: str = setting("", "where the value function starts; default: the reward model (App. C.4)")
     tokenizer: str = setting("world", "world, gpt2, a folder with GPT-2's two files, or *.tiktoken")
@@ -102,6 +102,12 @@ class PPOConfig:
     @property
     def iterations(self):
         return math.ceil(self.episodes / self.batch)
+
+    @property
+    def kept(self):
+        """After how many iterations the averaged policy is kept."""
+        return range(self.keep_every, self.iterations + 1, self.keep_every) \
+            if self.keep_every else ()
 
 
 # -- the equations ------------------------------------------------------------------------------
@@ -498,7 +504,7 @@ def main(config):
     if config.ptx_tokens > state.policy.config.n_ctx:
         raise InputError(f"--ptx_tokens {config.ptx_tokens}: expected at most the context of "
                          f"{state.policy.config.n_ctx}")
-    stage = Stage("ppo", config, state.policy.config, tokenizer)
+    stage = Stage("ppo", config, state.policy.config, tokenizer, config.kept)
 
     for iteration in range(stage.resume(state._asdict()), config.iterations):
         stage.seed_step(iteration, config.seed)
@@ -511,7 +517,7 @@ def main(config):
         stage.log(iteration, config.iterations, stats, int(rollout.mask_BR.sum()), SHOWN)
         if iteration % config.show_every == 0:
             stage.show(iteration, *texts(rollout, tokenizer, config.show))
-        if config.keep_every and (iteration + 1) % config.keep_every == 0:
+        if iteration + 1 in config.kept:
             stage.keep(state.average.state_dict(), iteration + 1)
         stage.after_step(iteration, state._asdict(), config.save_every)
     stage.finish(state.average.state_dict(), config.iterations)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from common import (InputError, Stage, check_finite, device_of, load_model, required, run,
-                    setting)
+from common import (InputError, Stage, check_finite, device_of, load_model, output_file, required,
+                    run, setting)
 from data.batching import examples_of_step, length_sorted_batches, pad_right
 from data.readers import read_comparisons, read_demonstrations
 from data.tokenizer import load_tokenizer
@@ -34,7 +34,7 @@ class RewardConfig:
                          "paper's final one: a 6B GPT-3 tuned on public NLP data sets, App. C.2, "
                          "with similar results)")
     comparisons: str = required("training comparisons, JSON Lines")
-    out: str = required("the checkpoint to write")
+    out: str = output_file("the checkpoint to write")
     valid: str = setting("", "validation comparisons; accuracy is reported on them after each epoch")
     demonstrations: str = setting("", "their mean score is set to 0 after training (§3.5)")
     tokenizer: str = setting("world", "world, gpt2, a folder with GPT-2's two files, or *.tiktoken")

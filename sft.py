@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from common import (InputError, Stage, check_finite, device_of, load_model, required, run,
+from common import (InputError, Stage, check_finite, device_of, load_model, output_file, run,
                     setting)
 from data.batching import (examples_of_step, length_sorted_batches, pad_right, text_in_order,
                            text_window)
@@ -36,7 +36,7 @@ from model import (CONFIGS, GPT, ScalarGPT, adam, compute_dtype, cosine_rate,
 
 @dataclass(frozen=True)
 class SFTConfig:
-    out: str = required("the checkpoint to write")
+    out: str = output_file("the checkpoint to write")
     init: str = setting("", "the checkpoint to start from")
     model: str = setting("", "or the size to start from at random: " + ", ".join(CONFIGS))
     n_ctx: int = setting(0, "context of that size, 0 = its own")

@@ -33,7 +33,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
-from common import InputError, fail, read_checkpoint, run, setting
+from common import InputError, check_output, fail, read_checkpoint, run, setting
 from data import readers
 from data.answers import MARKS, Log, Work, read_items
 
@@ -225,7 +225,9 @@ def sampling_flags(config):
 def serve(config):
     """Serve the page until SIGINT or SIGTERM; exits with 130 or 143."""
     out, completions = pathlib.Path(config.out), config.completions
+    check_output(config, out)
     log_path = beside(out, "answers")
+    check_output(config, log_path)
     if not completions:
         completions = beside(out, "completions")
         sample(config, completions)

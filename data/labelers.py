@@ -20,7 +20,7 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
-from common import InputError, alone, required, run, setting
+from common import InputError, alone, output_file, required, run, setting
 from data import people, readers
 from data.rule import Judgement, overall, quality, toxic, truthful  # noqa: F401 (public here)
 from data.tasks import USE_CASES, Voice
@@ -204,7 +204,7 @@ def examples(seed, count, completions=5):
 @dataclass(frozen=True)
 class LabelersConfig:
     completions: str = required('{"prompt", "completions", "key"} in JSON Lines; §3.2')
-    out: str = required("comparisons to write")
+    out: str = output_file("comparisons to write")
     seed: int = setting(0, "who is hired, who ranks what, and their noise")
     group: str = setting("training", "training, held-out, or some of A B C D E, as in ABCD")
 

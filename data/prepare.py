@@ -22,7 +22,7 @@ import json
 import pathlib
 from dataclasses import dataclass
 
-from common import InputError, alone, required, run, setting
+from common import InputError, alone, check_output, required, run, setting
 from data import filters, formats, readers
 from data.tokenizer import END_OF_TEXT, load_tokenizer
 
@@ -206,6 +206,7 @@ def write(config, rows, text, tokenizer, report):
     summary = {"tokenizer": tokenizer.fingerprint, "seed": config.seed,
                "filters": report.entries, "written": written}
     files[out / "filters.json"] = [json.dumps(summary, indent=2) + "\n"]
+    check_output(config, *files)
     with alone(out):
         readers.write_files(files)
     return written

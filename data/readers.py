@@ -25,7 +25,7 @@ import pathlib
 import zlib
 from dataclasses import dataclass, field
 
-from common import InputError
+from common import InputError, through_links
 from data.tokenizer import END_OF_TEXT
 
 SOURCES = ("labeler", "customer")
@@ -365,11 +365,12 @@ def write_files(files):
     try:
         for path, parts in files.items():
             path = pathlib.Path(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            asides[path] = path.with_name(f".{path.name}.{os.getpid()}.partial")
+            place = through_links(path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            asides[path] = place.with_name(f".{place.name}.{os.getpid()}.partial")
             _write_aside(asides[path], parts, path.suffix == ".gz")
         for path, aside in asides.items():
-            os.replace(aside, path)
+            os.replace(aside, through_links(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}; expected a place to write") from error
     finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import InputError
+from common import InputError, through_links
 from data.readers import _json_object
 
 MAX_HEADER = 2**24  # bytes; GPT-2 XL's has 58,564. Parsed, JSON takes about twenty times as much
@@ -122,15 +122,16 @@ def write_safetensors(path, tensors):
 def write_bytes(path, *parts):
     """Write bytes-like objects as one file: aside, flushed to the disk, then renamed."""
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    place = through_links(path)
+    aside = place.with_name(f".{place.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
         with open(aside, "wb") as file:
             for chunk in (chunk for part in parts for chunk in part):
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.replace(aside, place)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from None
     finally:

@@ -15,7 +15,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from common import InputError, run, setting
+from common import InputError, check_output, run, setting
 from data.readers import write_whole
 from data.tokenizer import WORLD_FILE
 
@@ -83,6 +83,7 @@ def _merge(parts, pair):
 
 def main(config):
     """Train on the text of SEEDS and write the vocabulary."""
+    check_output(config, config.out)
     tokens = train(pieces(config), config.vocab_size - 1)
     write_whole(config.out, (f"{base64.b64encode(t).decode()} {rank}\n"
                              for rank, t in enumerate(tokens)))

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import torch
 
-from common import (InputError, alone, load_checkpoint, load_model, required, run_verbs,
-                    save_checkpoint, setting)
+from common import (InputError, alone, load_checkpoint, load_model, output_file, required,
+                    run_verbs, save_checkpoint, setting)
 from data.readers import _json_object
 from data.safetensors import read_safetensors, write_bytes, write_safetensors
 from data.tokenizer import END_OF_TEXT, load_tokenizer, read_utf8
@@ -330,7 +330,7 @@ def _earliest(parts, ranks, below):
 @dataclass(frozen=True)
 class ImportConfig:
     folder: str = required("a folder with config.json and model.safetensors or pytorch_model.bin")
-    out: str = required("the checkpoint to write, of stage base")
+    out: str = output_file("the checkpoint to write, of stage base")
     tokenizer: str = setting("gpt2", "its encoding: gpt2, a folder with GPT-2's two files, or a "
                                      "*.tiktoken file; App. C")
 

@@ -11,6 +11,8 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
+import stat
 import subprocess
 import sys
 
@@ -346,6 +348,79 @@ def test_an_output_that_is_no_file_is_refused_before_any_training(
     settings = sft_settings(files) | {"out": out.format(folder=tmp_path)}
     code, error = said_by("sft", settings, capsys)
     assert code == 2 and "--out" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("program", ["sample", "accuracy", "labelers", "import", "answers"])
+def test_a_program_that_writes_one_file_takes_only_the_name_of_one(run, tmp_path, capsys,
+                                                                   program):
+    _, _, settings = run
+    os.mkfifo(tmp_path / "fifo")
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind(os.path.relpath(tmp_path / "socket"))
+    for out in (".", "/", tmp_path, tmp_path / "fifo", tmp_path / "socket"):
+        code, error = said_by(program, settings[program] | {"out": out}, capsys)
+        assert code == 2 and f"--out {out}: " in error and error.count("\n") == 1
+        assert "is not a plain file" in error
+    assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
+
+
+@pytest.mark.parametrize("stage, flag, name, out", [
+    ("reward", "comparisons", "rm.jsonl", "rm.pt"), ("ppo", "prompts", "x.jsonl", "x.pt"),
+    ("sft", "demonstrations", "d.jsonl", "d.pt"), ("sft", "demonstrations", "d.jsonl", "d.jsonl"),
+    ("sft", "init", "d.pt", "d.pt"), ("ppo", "policy", "p-3.pt", "p.pt"),
+    ("ppo", "text", "p.lock", "p.pt"), ("reward", "init", "r.resume-1.pt", "r.pt")])
+@pytest.mark.parametrize("link", [False, True])
+def test_a_stage_never_writes_over_its_own_input(files, tmp_path, capsys, stage,  # noqa: F811
+                                                 flag, name, out, link):
+    settings, given = SETTINGS[stage](files), tmp_path / name
+    shutil.copy(settings[flag], given)
+    before = given.read_bytes()
+    if link:
+        (tmp_path / "other").symlink_to(given)
+        settings[flag] = tmp_path / "other"
+    else:
+        settings[flag] = os.path.relpath(given)
+    changed = {"out": tmp_path / out} | ({"keep_every": 1} if stage == "ppo" else {})
+    code, error = said_by(stage, settings | changed, capsys)
+    assert code == 2 and error.count("\n") == 1 and f"{given} would be written over" in error
+    assert f"--{flag} {settings[flag]}" in error and given.read_bytes() == before
+    assert {p.name for p in tmp_path.iterdir()} <= {name, "other"}
+
+
+@pytest.mark.parametrize("program, flag", [
+    ("sample", "prompts"), ("answers", "prompts"), ("accuracy", "comparisons"),
+    ("labelers", "completions"), ("sample", "checkpoint"), ("best_of", "prompts"),
+    ("prepare", "demonstrations")])
+def test_no_program_writes_over_its_own_input(run, tmp_path, capsys, program, flag):
+    _, _, settings = run
+    name = {"best_of": "best_of_2.jsonl", "prepare": "demonstrations.train.jsonl"}.get(program, "x")
+    given = tmp_path / name
+    shutil.copy(settings[program][flag], given)
+    before, out = given.read_bytes(), given if name == "x" else tmp_path
+    code, error = said_by(program, settings[program] | {flag: given, "out": out}, capsys)
+    assert code == 2 and error.count("\n") == 1 and f"{given} would be written over" in error
+    assert everything(tmp_path) == {given: before}
+
+
+def test_an_output_that_is_a_link_is_written_where_it_leads(files, run, tmp_path):  # noqa: F811
+    _, _, settings = run
+    (tmp_path / "disk").mkdir()
+    for name in ("p.pt", "ranked.jsonl", "p.jsonl"):
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    (tmp_path / "disk" / "ranked.jsonl").write_text("before")
+    make("ppo", files, tmp_path / "p.pt", episodes=8)
+    programs.finish("labelers", settings["labelers"] | {"out": tmp_path / "ranked.jsonl"},
+                    tmp_path / "said")
+    assert len(list(tmp_path.glob("disk/*"))) == 3 and all(
+        (tmp_path / name.name).is_symlink() and name.stat().st_size > 6
+        for name in tmp_path.glob("disk/*"))
+
+
+def test_two_outputs_that_differ_behind_a_point_share_no_file(files, tmp_path):  # noqa: F811
+    for out in ("ppo-kl0.02", "ppo-kl0.05"):
+        make("ppo", files, tmp_path / out, episodes=8, keep_every=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        name + end for name in ("ppo-kl0.02", "ppo-kl0.05") for end in ("", "-1.pt", ".jsonl")]
 
 
 # -- numbers going bad ----------------------------------------------------------------------------
