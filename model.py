@@ -353,8 +353,9 @@ class ScalarGPT(nn.Module):
 
     def project(self, hidden_ND):
         """One scalar for each hidden state, in fp32; any leading shape N."""
+        weight_1D, bias_1 = at_least_fp32(self.head.weight), at_least_fp32(self.head.bias)
         with torch.autocast(hidden_ND.device.type, enabled=False):
-            return self.head(at_least_fp32(hidden_ND)).squeeze(-1)
+            return F.linear(at_least_fp32(hidden_ND), weight_1D, bias_1).squeeze(-1)
 
     def forward(self, tokens_BT):
         """scalars_BT in fp32, bias included."""
@@ -382,10 +383,10 @@ def log_softmax(logits_NV, temperature=1.0):
     """log p of softmax(logits / temperature), the only place where a temperature is applied.
 
     Temperature 0 is the limit: log-prob 0 on the first of the largest logits, −∞ elsewhere.
-    Raises ValueError where the temperature is negative.
+    Raises ValueError where the temperature is negative or not finite.
     """
-    if temperature < 0:
-        raise ValueError(f"temperature must be at least 0, not {temperature}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature must be finite and at least 0, not {temperature}")
     logits_NV = at_least_fp32(logits_NV)
     if temperature == 0:
         best_N1 = logits_NV.argmax(-1, keepdim=True)

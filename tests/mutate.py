@@ -115,7 +115,7 @@ EDITS = [
     Edit("model.py", "return self(tokens_BT).gather(1, lens_B[:, None] - 1).squeeze(1)",
          "return self(tokens_BT).gather(1, (lens_B[:, None] - 2).clamp(min=0)).squeeze(1)",
          "score read a token early", "second_reading"),
-    Edit("model.py", "return self.head(at_least_fp32(hidden_ND)).squeeze(-1)",
+    Edit("model.py", "return F.linear(at_least_fp32(hidden_ND), weight_1D, bias_1).squeeze(-1)",
          "return (at_least_fp32(hidden_ND) @ self.head.weight.T).squeeze(-1)", "bias dropped",
          "second_reading"),
     Edit("model.py", "mask_BR[rows_b, i] = alive", "mask_BR[rows_b, i] = alive & (next_b != eos)",

@@ -1,6 +1,7 @@
 """Sampling: exactly the model's distribution, its own log-probs, and the layout of the result."""
 
 import itertools
+import math
 import time
 
 import numpy as np
@@ -143,6 +144,12 @@ def test_the_whole_context_can_be_filled(model):
 
 
 # -- the distribution -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [math.nan, math.inf, -1.0])
+def test_a_temperature_without_a_meaning_is_refused(model, temperature):
+    with pytest.raises(ValueError, match="temperature must be finite and at least 0"):
+        generate(model, [[1, 2]], 3, temperature)
 
 
 def test_the_same_generator_seed_gives_the_same_samples(model):

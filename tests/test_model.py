@@ -161,6 +161,16 @@ def test_shapes_of_logits_and_scalars():
     assert ScalarGPT(TINY)(tokens).shape == (3, 5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_scalars_of_weights_in_any_dtype_are_computed_in_fp32_at_least(dtype):
+    config = GPTConfig(11, 12, 2, 2, 8)
+    model, tokens = ScalarGPT(config), torch.tensor([[1, 2, 3]])
+    expected = model(tokens)
+    scalars = model.to(dtype)(tokens)
+    assert scalars.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(scalars.float(), expected, atol=0.05, rtol=0.05)
+
+
 def test_positions_matter():
     model = randomize(GPT(TINY))
     with torch.no_grad():
