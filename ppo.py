@@ -151,6 +151,7 @@ def gae(rewards_BR, values_BR, mask_BR, discount=1.0, lam=0.95):
         next_advantage_B = delta_B + discount * lam * next_advantage_B
         next_value_B = values_BR[:, t]
         advantages_BR[:, t] = next_advantage_B
+    advantages_BR = advantages_BR.masked_fill(~mask_BR, 0.0)  # also before a mask that begins late
     return advantages_BR, advantages_BR + values_BR
 
 
@@ -179,13 +180,15 @@ def policy_loss(logprobs_BR, old_logprobs_BR, advantages_BR, mask_BR, clip=0.2):
     logprobs_BR, old_logprobs_BR = at_least_fp32(logprobs_BR), at_least_fp32(old_logprobs_BR)
     advantages_BR = at_least_fp32(advantages_BR).masked_fill(~mask_BR, 0.0)
     log_ratio_BR = torch.where(mask_BR, logprobs_BR - old_logprobs_BR, 0.0)
-    ratio_BR = log_ratio_BR.exp()
+    # where A_t ≥ 0 a ratio so large only meets the clamp: were it ∞, 0 · ∞ would be NaN
+    finite = math.log(torch.finfo(log_ratio_BR.dtype).max) - 1
+    ratio_BR = log_ratio_BR.clamp(max=torch.where(advantages_BR < 0, math.inf, finite)).exp()
     plain_BR = -advantages_BR * ratio_BR
     clipped_BR = -advantages_BR * ratio_BR.clamp(1 - clip, 1 + clip)
     loss = masked_mean(torch.maximum(plain_BR, clipped_BR), mask_BR)
     with torch.no_grad():
         stats = {"clip_fraction": masked_mean((clipped_BR > plain_BR).float(), mask_BR).item(),
-                 "approx_kl": masked_mean(ratio_BR - 1 - log_ratio_BR, mask_BR).item(),
+                 "approx_kl": masked_mean(log_ratio_BR.exp() - 1 - log_ratio_BR, mask_BR).item(),
                  "max_log_ratio": log_ratio_BR.abs().max().item() if mask_BR.numel() else 0.0}
     return loss, stats
 

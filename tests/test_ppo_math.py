@@ -116,6 +116,15 @@ def test_gae_by_hand():
         [expected[0] + 0.5, 0.5375 + 0.25, 0.25 + 0.75, 0.0])
 
 
+def test_gae_is_0_outside_a_mask_that_begins_late():
+    rewards, values = torch.tensor([[1.0, 2, 3, 4]]), torch.full((1, 4), 0.5)
+    mask = torch.tensor([[False, True, True, False]])
+    advantages, returns = gae(rewards, values, mask)
+    assert advantages[~mask].tolist() == returns[~mask].tolist() == [0, 0]
+    alone = gae(rewards[:, 1:], values[:, 1:], mask[:, 1:])
+    assert torch.equal(advantages[:, 1:], alone[0]) and torch.equal(returns[:, 1:], alone[1])
+
+
 def test_discount_and_lam_are_not_exchanged():
     # With one reward at the end and values 1: lam 0 leaves the one-step error alone.
     rewards, values = torch.tensor([[0.0, 3.0]]), torch.ones(1, 2)
@@ -328,6 +337,23 @@ def test_policy_loss_and_its_gradient_equal_a_loop_over_tokens(dtype, seed):
 
 def away_from(x, edges, distance=0.05):
     return all(abs(x - edge).min() > distance for edge in edges)
+
+
+@pytest.mark.parametrize("dtype", FULL)
+@pytest.mark.parametrize("advantage, loss", [(1.0, -1.2), (0.0, 0.0)])
+def test_a_ratio_beyond_all_numbers_that_the_clamp_cuts_off_has_no_gradient(dtype, advantage, loss):
+    new = torch.zeros(1, 2, dtype=dtype, requires_grad=True)
+    old = torch.tensor([[-2000.0, 0.0]], dtype=dtype)  # ratios e^2000 and 1
+    advantages = torch.tensor([[advantage, 0.0]], dtype=dtype)
+    found, _ = policy_loss(new, old, advantages, torch.ones(1, 2, dtype=torch.bool))
+    found.backward()
+    assert found.item() == pytest.approx(loss / 2) and new.grad.tolist() == [[0, 0]]
+
+
+def test_a_ratio_beyond_all_numbers_is_told_where_it_counts():
+    ones = torch.ones(1, 1)
+    loss, stats = policy_loss(0 * ones, -200 * ones, -ones, ones.bool())
+    assert loss.item() == stats["approx_kl"] == math.inf
 
 
 def test_policy_loss_gradient_equals_finite_differences():
