@@ -18,9 +18,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from common import (InputError, Stage, check_finite, device_of, load_model, output_file, required,
-                    run, setting)
-from data.batching import examples_of_step, length_sorted_batches, pad_right
+from common import (InputError, Stage, check_finite, device_of, load_model, neutral, output_file,
+                    required, run, setting)
+from data.batching import batch_of_epoch, length_sorted_batches, pad_right, steps_of_epoch
 from data.readers import read_comparisons, read_demonstrations
 from data.tokenizer import load_tokenizer
 from machine import compile_decoder
@@ -258,14 +258,15 @@ def main(config):
     batch = min(config.batch, len(rankings))
     an_epoch = max(1, len(rankings) // batch)
     if config.shuffle_pairs:  # as many steps, as many pairs in each
-        rankings = split_pairs(rankings)
-        batch = len(rankings) // an_epoch
+        pairs = split_pairs(rankings)
+        rankings, batch = pairs, math.ceil(len(pairs) / steps_of_epoch(len(rankings), batch))
+    an_epoch = steps_of_epoch(len(rankings), batch)
     steps = config.epochs * an_epoch
     objects = {"model": reward_model, "optimizer": optimizer}
     for step in range(stage.resume(objects), steps):
         stage.seed_step(step, config.seed)
         rate = cosine_rate(step, steps, config.rate, floor=config.floor)
-        chosen = examples_of_step(rankings, step, batch, config.seed)
+        chosen = batch_of_epoch(rankings, step, batch, config.seed)
         numbers = train_step(reward_model, optimizer, chosen, rate, config)
         if valid and (step + 1) % an_epoch == 0:
             numbers |= evaluate(reward_model, valid, config)

@@ -23,10 +23,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from common import (InputError, Stage, check_finite, device_of, load_model, output_file, run,
-                    setting)
-from data.batching import (examples_of_step, length_sorted_batches, pad_right, text_in_order,
-                           text_window)
+from common import (InputError, Stage, check_finite, device_of, load_model, neutral, output_file,
+                    run, setting)
+from data.batching import (batch_of_epoch, length_sorted_batches, pad_right, steps_of_epoch,
+                           text_in_order, text_window)
 from data.readers import read_demonstrations, read_fitting_prompts, read_text
 from data.tokenizer import load_tokenizer
 from machine import compile_decoder
@@ -211,13 +211,13 @@ class Data:
     @property
     def steps_per_epoch(self):
         if self.pairs:
-            return max(1, len(self.pairs) // self.pair_rows)
+            return steps_of_epoch(len(self.pairs), self.pair_rows)
         return max(1, len(self.text) // (self.text_rows * self.n_ctx))
 
     def parts(self, step):
         """(name, weight in the loss, tokens_BT, mask_BT) of one step's batch."""
         if self.pairs:
-            chosen = examples_of_step(self.pairs, step, self.pair_rows, self.config.seed)
+            chosen = batch_of_epoch(self.pairs, step, self.pair_rows, self.config.seed)
             yield "loss", 1 - self.config.ptx_fraction, *demonstration_batch(chosen)
         if self.text is not None:
             weight = self.config.ptx_fraction if self.pairs else 1.0

@@ -69,6 +69,19 @@ def examples_of_step(examples, step, batch, seed):
     return chosen
 
 
+def steps_of_epoch(n, batch):
+    """How many batches an epoch over n examples has, its last one the smaller rest."""
+    return -(-n // batch)
+
+
+def batch_of_epoch(examples, step, batch, seed):
+    """The examples of step `step`, where no batch goes beyond its epoch: each epoch visits every
+    example once, and its last batch is what is left of it."""
+    epoch, at = divmod(step, steps_of_epoch(len(examples), batch))
+    order = epoch_order(len(examples), seed, epoch)
+    return [examples[i] for i in order[at * batch:(at + 1) * batch]]
+
+
 def text_window(ids, step, batch, length, seed):
     """tokens_BT of step `step`: `batch` windows of `length` tokens, each from a place drawn
     uniformly from the token stream `ids`, across document ends, as GPT-3 was trained.

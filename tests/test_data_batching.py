@@ -6,8 +6,8 @@ import torch
 
 from common import InputError
 from conftest import sweep
-from data.batching import (epoch_order, examples_of_step, length_sorted_batches, pad_right,
-                           text_in_order, text_window)
+from data.batching import (batch_of_epoch, epoch_order, examples_of_step, length_sorted_batches,
+                           pad_right, steps_of_epoch, text_in_order, text_window)
 
 
 def test_micro_batches_by_hand():
@@ -68,6 +68,16 @@ def test_steps_walk_through_the_epochs(seed):
     assert len(walked) == 3 * n * batch
     for epoch in range(3 * batch):
         assert walked[epoch * n:(epoch + 1) * n] == epoch_order(n, seed, epoch)
+
+
+def test_an_epochs_last_batch_is_what_is_left_of_it():
+    assert [steps_of_epoch(n, 2) for n in (1, 2, 5, 6)] == [1, 1, 3, 3]
+    batches = [batch_of_epoch("abcde", step, 2, 0) for step in range(6)]
+    assert list(map(len, batches)) == [2, 2, 1] * 2
+    for epoch in (0, 1):
+        seen = [x for batch in batches[3 * epoch:3 * epoch + 3] for x in batch]
+        assert seen == ["abcde"[i] for i in epoch_order(5, 0, epoch)]
+    assert sorted(batch_of_epoch("abc", 4, 10, 0)) == ["a", "b", "c"]
 
 
 def test_no_examples_is_an_input_error():
