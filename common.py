@@ -56,6 +56,11 @@ def required(source, positional=False):
                                        "positional": positional})
 
 
+def neutral(default, source):
+    """A setting that changes no number, but for rounding: a stopped run may go on with another."""
+    return dataclasses.field(default=default, metadata={"source": source, "neutral": True})
+
+
 def output_file(source):
     """The required field of the one file that a program writes; see `check_output`."""
     return dataclasses.field(metadata={"source": source, "required": True, "output": True})
@@ -435,6 +440,7 @@ class Stage:
             "stage": stage, "config": dataclasses.asdict(config),
             "model_config": dataclasses.asdict(model_config),
             "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint}}
+        self.neutral = {f.name for f in dataclasses.fields(config) if f.metadata.get("neutral")}
         self.stop_signal, self.first_step, self.step, self.saved_step = None, 0, 0, 0
         self.started = self.last_step = time.time()
         self.lock = lock(self.out, locked)
@@ -484,7 +490,7 @@ class Stage:
             except InputError as error:
                 print(f"{error}; trying the one before it", flush=True)
                 continue
-            if any(state[key] != self.about[key] for key in self.about):
+            if self._decisive(state) != self._decisive(self.about):
                 raise InputError(f"{path}: left by a run with other settings; remove it or give "
                                  f"the same ones")
             try:
@@ -499,6 +505,11 @@ class Stage:
         self._keep_metrics_before(self.first_step)
         self.started = self.last_step = time.time()
         return self.first_step
+
+    def _decisive(self, about):
+        """What two runs must have in common for one to go on where the other stopped."""
+        config = {k: v for k, v in about["config"].items() if k not in self.neutral}
+        return {key: about[key] for key in self.about} | {"config": config}
 
     def _keep_metrics_before(self, step):
         """A metrics file's lines before `step`; what a crash garbled is left out."""

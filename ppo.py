@@ -34,8 +34,8 @@ from typing import NamedTuple
 
 import torch
 
-from common import (InputError, Stage, check_finite, device_of, load_model, output_file, required,
-                    run, setting)
+from common import (InputError, Stage, check_finite, device_of, load_model, neutral, output_file,
+                    required, run, setting)
 from data.batching import examples_of_step, length_sorted_batches, text_window
 from data.readers import read_fitting_prompts, read_text
 from data.tokenizer import load_tokenizer
@@ -78,19 +78,19 @@ class PPOConfig:
     limit_score: float = setting(None, "score of a response cut off by max_response; open: its own, "
                                        "read at a last token that is not end-of-text, where no "
                                        "completion of reward training ended")
-    micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number")
-    sample_rows: int = setting(0, "responses sampled together, 0 = all; changes no number")
-    recompute: bool = setting(False, "activations again in the backward pass; saves memory")
-    offload: bool = setting(False, "π_sft, the reward model and the average rest in host memory")
-    step_in_backward: bool = setting(False, "never all gradients at once, where a minibatch is "
+    micro_tokens: int = neutral(16384, "tokens in one forward pass; changes no number")
+    sample_rows: int = neutral(0, "responses sampled together, 0 = all; changes no number")
+    recompute: bool = neutral(False, "activations again in the backward pass; saves memory")
+    offload: bool = neutral(False, "π_sft, the reward model and the average rest in host memory")
+    step_in_backward: bool = neutral(False, "never all gradients at once, where a minibatch is "
                                             "one pass and nothing is clipped")
-    show: int = setting(2, "prompts whose answers are printed as training goes")
-    show_every: int = setting(20, "iterations between them")
+    show: int = neutral(2, "prompts whose answers are printed as training goes")
+    show_every: int = neutral(20, "iterations between them")
     seed: int = setting(0, "order of prompts and minibatches, pretraining text, samples")
-    save_every: int = setting(20, "iterations between checkpoints to resume from")
-    keep_every: int = setting(0, "iterations between averaged policies that are kept; 0 = none")
-    compile: str = setting("auto", "torch.compile training: auto (large models on a GPU), on, off")
-    device: str = setting("auto", "auto, cpu or cuda")
+    save_every: int = neutral(20, "iterations between checkpoints to resume from")
+    keep_every: int = neutral(0, "iterations between averaged policies that are kept; 0 = none")
+    compile: str = neutral("auto", "torch.compile training: auto (large models on a GPU), on, off")
+    device: str = neutral("auto", "auto, cpu or cuda")
     dtype: str = setting("auto", "auto, float32 or bfloat16 (a GPU's auto; pays on CPUs with AMX)")
 
     def __post_init__(self):

@@ -47,13 +47,13 @@ class RewardConfig:
     shuffle_pairs: bool = setting(False, "each pair an element of its own, for comparison: the "
                                          "paper saw it over-fit in one pass, §3.5")
     max_tokens: int = setting(2048, "of prompt and completion; longer comparisons are dropped")
-    micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number")
-    recompute: bool = setting(False, "activations again in the backward pass; saves memory")
+    micro_tokens: int = neutral(16384, "tokens in one forward pass; changes no number")
+    recompute: bool = neutral(False, "activations again in the backward pass; saves memory")
     bias_demonstrations: int = setting(1000, "how many demonstrations the bias averages; open")
     seed: int = setting(0, "order of the comparisons and the new head's weights")
-    save_every: int = setting(50, "steps between checkpoints to resume from")
-    compile: str = setting("auto", "torch.compile training: auto (large models on a GPU), on, off")
-    device: str = setting("auto", "auto, cpu or cuda")
+    save_every: int = neutral(50, "steps between checkpoints to resume from")
+    compile: str = neutral("auto", "torch.compile training: auto (large models on a GPU), on, off")
+    device: str = neutral("auto", "auto, cpu or cuda")
     dtype: str = setting("auto", "auto, float32 or bfloat16 (a GPU's auto; pays on CPUs with AMX)")
 
 

@@ -61,14 +61,14 @@ class SFTConfig:
     dropout: float = setting(0.2, "on the residual stream; paper 0.2, App. C.1")
     weight_decay: float = setting(0.0, "decoupled weight decay; open")
     max_grad_norm: float = setting(1.0, "clip the gradient to this norm, 0 = off; open")
-    micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number but which "
+    micro_tokens: int = neutral(16384, "tokens in one forward pass; changes no number but which "
                                        "activations dropout drops")
-    recompute: bool = setting(False, "activations again in the backward pass; saves memory")
+    recompute: bool = neutral(False, "activations again in the backward pass; saves memory")
     seed: int = setting(0, "first weights, order of the data, dropout")
-    log_every: int = setting(10, "steps between printed lines")
-    save_every: int = setting(200, "steps between checkpoints to resume from")
-    compile: str = setting("auto", "torch.compile training: auto (large models on a GPU), on, off")
-    device: str = setting("auto", "auto, cpu or cuda")
+    log_every: int = neutral(10, "steps between printed lines")
+    save_every: int = neutral(200, "steps between checkpoints to resume from")
+    compile: str = neutral("auto", "torch.compile training: auto (large models on a GPU), on, off")
+    device: str = neutral("auto", "auto, cpu or cuda")
     dtype: str = setting("auto", "auto, float32 or bfloat16 (a GPU's auto; pays on CPUs with AMX)")
 
     def __post_init__(self):

@@ -142,6 +142,27 @@ def test_a_run_of_other_settings_or_another_model_does_not_go_on(files, tmp_path
         make("ppo", files, tmp_path / "p.pt", save_every=1)
 
 
+@pytest.mark.parametrize("step", ["x", 1.5, None, True, -3, 0, 6])
+def test_a_checkpoint_that_was_left_in_no_step_of_the_run_is_refused(files, tmp_path,  # noqa: F811
+                                                                     stop_after, step):
+    newest, _ = stopped(files, tmp_path / "p.pt", stop_after)
+    torch.save(torch.load(newest, weights_only=True) | {"step": step}, newest)
+    with pytest.raises(InputError, match="does not fit this run .*; remove it"):
+        make("ppo", files, tmp_path / "p.pt", save_every=1)
+
+
+def test_a_run_goes_on_with_other_settings_that_change_no_number(files, tmp_path,  # noqa: F811
+                                                                 stop_after):
+    """As the message advises that tells of too little memory."""
+    whole = make("ppo", files, tmp_path / "whole.pt")
+    stopped(files, tmp_path / "p.pt", stop_after)
+    resumed = make("ppo", files, tmp_path / "p.pt", micro_tokens=64, sample_rows=3, device="cpu",
+                   compile="off", save_every=3, show_every=1, keep_every=5)
+    assert resumed["step"] == 5 and resumed["config"]["micro_tokens"] == 64
+    for name, weight in whole["weights"].items():
+        torch.testing.assert_close(resumed["weights"][name], weight, atol=1e-4, rtol=1e-3)
+
+
 def test_half_a_checkpoint_that_a_kill_left_is_removed(files, tmp_path):  # noqa: F811
     for name in (".p.resume.pt.123", ".p.pt.99", ".p.resume-1.pt.7", ".other.pt.5"):
         (tmp_path / name).write_bytes(b"half")
