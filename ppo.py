@@ -462,6 +462,20 @@ def load_prompts(config, tokenizer, n_ctx):
     return [ids for _, ids in fitting]
 
 
+def load_text(config, tokenizer, n_ctx):
+    """The pretraining text's tokens, one window of it at least; None where it has no part."""
+    if not config.ptx_coef:
+        return None
+    length = config.ptx_tokens or n_ctx
+    if length > n_ctx:
+        raise InputError(f"--ptx_tokens {length}: expected at most the context of {n_ctx}")
+    text = tokenizer.encode_documents(read_text(config.text))
+    if len(text) < length:
+        raise InputError(f"{config.text}: {len(text)} tokens; expected a window of {length} or "
+                         "more (--ptx_tokens)")
+    return text
+
+
 def policy_rate(iteration, config):
     """Linear from a tenth of the rate to all of it over `warmup` iterations, then constant."""
     return config.policy_rate * min(1.0, 0.1 + 0.9 * iteration / max(1, config.warmup))
@@ -503,10 +517,7 @@ def main(config):
     tokenizer = load_tokenizer(config.tokenizer)
     reference, reward_model, state = load(config, tokenizer, device)
     prompts = load_prompts(config, tokenizer, state.policy.config.n_ctx)
-    text = tokenizer.encode_documents(read_text(config.text)) if config.ptx_coef else None
-    if config.ptx_tokens > state.policy.config.n_ctx:
-        raise InputError(f"--ptx_tokens {config.ptx_tokens}: expected at most the context of "
-                         f"{state.policy.config.n_ctx}")
+    text = load_text(config, tokenizer, state.policy.config.n_ctx)
     stage = Stage("ppo", config, state.policy.config, tokenizer, config.kept)
 
     for iteration in range(stage.resume(state._asdict()), config.iterations):

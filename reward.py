@@ -209,19 +209,26 @@ def evaluate(reward_model, rankings, config):
             "valid_interval": interval, "valid_pairs": pairs}
 
 
-@torch.no_grad()
-def demonstration_scores(reward_model, demonstrations, tokenizer, config):
-    """scores_M of demonstrations (those that fit)."""
-    device = reward_model.head.weight.device
+def load_demonstrations(path, tokenizer, limit, most):
+    """Token lists of prompt and response, of those of the first `most` demonstrations that fit."""
     rows = [tokenizer.encode_prompt(d.prompt) + tokenizer.encode_response(d.response)
-            for d in demonstrations]
-    rows = [r for r in rows if len(r) <= min(config.max_tokens, reward_model.config.n_ctx)]
-    scores = []
+            for d in read_demonstrations(path)[:most]]
+    kept = [row for row in rows if len(row) <= limit]
+    if not kept:
+        raise InputError(f"{path}: of the first {len(rows)} demonstrations none has at most "
+                         f"{limit} tokens; expected some, whose mean score is set to 0")
+    return kept
+
+
+@torch.no_grad()
+def demonstration_scores(reward_model, rows, config):
+    """scores_M of demonstrations as token lists."""
+    device, scores = reward_model.head.weight.device, []
     for group in length_sorted_batches([len(r) for r in rows], config.micro_tokens):
         tokens_MT, lens_M = pad_right([rows[i] for i in group])
         with compute_dtype(device):
             scores.append(reward_model.scores(tokens_MT.to(device), lens_M.to(device)))
-    return torch.cat(scores) if scores else torch.zeros(0)
+    return torch.cat(scores)
 
 
 def set_bias(reward_model, scores_M):
@@ -251,12 +258,15 @@ def main(config):
     limit = min(config.max_tokens, reward_model.config.n_ctx)
     rankings = load_rankings(config.comparisons, tokenizer, limit)
     valid = load_rankings(config.valid, tokenizer, limit) if config.valid else []
-    demonstrations = read_demonstrations(config.demonstrations) if config.demonstrations else []
+    if not any(map(has_pairs, rankings)):
+        raise InputError(f"{config.comparisons}: no two completions differ in rank")
+    demonstrations = load_demonstrations(
+        config.demonstrations, tokenizer, limit, config.bias_demonstrations) \
+        if config.demonstrations else []
     optimizer = adam(reward_model, config.rate, config.weight_decay)
     stage = Stage("reward", config, reward_model.config, tokenizer)
 
-    batch = min(config.batch, len(rankings))
-    an_epoch = max(1, len(rankings) // batch)
+    batch = config.batch
     if config.shuffle_pairs:  # as many steps, as many pairs in each
         pairs = split_pairs(rankings)
         rankings, batch = pairs, math.ceil(len(pairs) / steps_of_epoch(len(rankings), batch))
@@ -274,8 +284,7 @@ def main(config):
                   [name for name in SHOWN if name in numbers])
         stage.after_step(step, objects, config.save_every)
     if demonstrations:
-        set_bias(reward_model, demonstration_scores(
-            reward_model, demonstrations[:config.bias_demonstrations], tokenizer, config))
+        set_bias(reward_model, demonstration_scores(reward_model, demonstrations, config))
     stage.finish(reward_model.state_dict(), steps)
 
 

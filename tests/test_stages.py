@@ -415,6 +415,68 @@ def test_bad_input_is_one_clear_line_and_exit_code_2_and_touches_no_earlier_file
     assert not os.path.exists(out)
 
 
+@pytest.mark.parametrize("stage, changes, expected", [
+    ("ppo", {"text": "short", "ptx_tokens": 16}, "expected a window of 16"),
+    ("reward", {"demonstrations": "long"}, "none has at most 32 tokens"),
+    ("reward", {"comparisons": "ties"}, "no two completions differ in rank"),
+    ("reward", {"comparisons": "ties", "shuffle_pairs": True}, "no two completions differ")])
+def test_bad_input_leaves_the_metrics_of_the_run_before(files, tmp_path, stage, changes, expected):
+    (tmp_path / "short").write_text("red fox")
+    write(tmp_path / "long", [{"prompt": "red " * 60, "response": "a", "source": "labeler"}])
+    write(tmp_path / "ties", [{"prompt": "a", "completions": ["b", "c"], "ranks": [1, 1]}])
+    (tmp_path / "o.jsonl").write_text('{"step": 0}\n')
+    changes = {k: str(tmp_path / v) if isinstance(v, str) else v for k, v in changes.items()}
+    with pytest.raises(InputError, match=expected):
+        make(stage, files, tmp_path / "o.pt", **changes)
+    assert (tmp_path / "o.jsonl").read_text() == '{"step": 0}\n'
+    assert not (tmp_path / "o.pt").exists()
+
+
+@pytest.mark.parametrize("shuffled, sizes", [(False, [2, 2, 1] * 2), (True, [9, 9, 7] * 2)])
+def test_an_epoch_of_reward_training_sees_every_comparison_once(files, tmp_path, monkeypatch,
+                                                                shuffled, sizes):
+    """Five comparisons in batches of 2; or their pairs, a third of them in each of the 3 steps."""
+    rows = [json.loads(line) for line in open(files["comparisons"])][:5]
+    seen, train_step = [], reward.train_step
+    monkeypatch.setattr(reward, "train_step", lambda model, optimizer, chosen, *rest:
+                        seen.append(chosen) or train_step(model, optimizer, chosen, *rest))
+    make("reward", files, tmp_path / "r.pt", batch=2, shuffle_pairs=shuffled,
+         comparisons=write(tmp_path / "c.jsonl", rows))
+    assert list(map(len, seen)) == sizes
+    told = [json.loads(line) for line in (tmp_path / "r.jsonl").open()]
+    assert [i for i, row in enumerate(told) if "valid_accuracy" in row] == [2, 5]
+    assert told[-1]["step"] == 5
+    pairs = len(reward.split_pairs([r for batch in seen[:3] for r in batch]))
+    assert pairs == sum(row["pairs"] for row in told[:3])
+
+
+def test_an_epoch_of_fine_tuning_sees_every_demonstration_once(files, tmp_path, monkeypatch):
+    rows = [json.loads(line) for line in open(files["demonstrations"])][:5]
+    seen, make_batch = [], sft.demonstration_batch
+    monkeypatch.setattr(sft, "demonstration_batch",
+                        lambda pairs: seen.append(pairs) or make_batch(pairs))
+    changes = {"text": "", "ptx_fraction": 0.0, "reward": "", "prompts": "", "epochs": 2.0}
+    make("sft", files, tmp_path / "s.pt", batch=2, log_every=1, **changes,
+         demonstrations=write(tmp_path / "d.jsonl", rows))
+    assert list(map(len, seen)) == [2, 2, 1] * 2
+    told = [json.loads(line) for line in (tmp_path / "s.jsonl").open()]
+    assert [row["step"] for row in told if "kept" in row] == [2, 5]
+    assert told[-1]["rate"] == pytest.approx(0.1 * 1e-3)  # the schedule ends with the last step
+
+
+@pytest.mark.parametrize("spoil, reason", [
+    (lambda w: w.to_sparse(), "plain tensor"), (lambda w: w.long(), "plain tensor"),
+    (lambda w: w > 0, "plain tensor"), (lambda w: w + 0j, "plain tensor"),
+    (lambda w: w / 0, "not finite")])
+def test_weights_that_are_no_finite_numbers_are_refused(files, tmp_path, spoil, reason):
+    contents = torch.load(files["base"], weights_only=True)
+    name = "decoder.wpe.weight"
+    contents["weights"][name] = spoil(contents["weights"][name])
+    torch.save(contents, tmp_path / "bad.pt")
+    with pytest.raises(InputError, match=f"bad.pt: not the weights of a GPT: {name} .*{reason}"):
+        load_model(GPT, tmp_path / "bad.pt", ("base",), load_tokenizer("world"))
+
+
 def test_a_checkpoint_of_another_tokenizer_is_refused(files, tmp_path):
     contents = torch.load(files["base"], weights_only=True)
     contents["tokenizer"]["fingerprint"] = "0" * 12
