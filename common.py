@@ -333,7 +333,7 @@ def load_model(model_class, path, stages, tokenizer, device="cpu", dropout=0.0):
     try:
         _check_size(config, contents.get("weights"))
         model = model_class(config)
-        _check_shapes(model.state_dict(), contents["weights"])
+        _check_weights(model.state_dict(), contents["weights"])
         model.load_state_dict(contents["weights"])
     except ValueError as error:
         raise InputError(f"{path}: not the weights of a {model_class.__name__}: {error}") from None
@@ -353,12 +353,17 @@ def _check_size(config, weights):
         raise ValueError(f"{found:,} numbers are too few for its shape")
 
 
-def _check_shapes(expected, weights):
-    """Raises ValueError where a name is in one only, or the shapes of two tensors differ."""
+def _check_weights(expected, weights):
+    """Raises ValueError where a name is in one only, the shapes of two tensors differ, or one is
+    not of finite floating-point numbers."""
     for name in expected.keys() | weights.keys():
         if name not in expected or name not in weights or \
                 expected[name].shape != weights[name].shape:
             raise ValueError(f"{name} is missing, extra or of another shape")
+        if weights[name].layout is not torch.strided or not weights[name].is_floating_point():
+            raise ValueError(f"{name} is no plain tensor of floating-point numbers")
+    if name := not_finite(weights):
+        raise ValueError(f"{name} holds values that are not finite")
 
 
 def device_of(name, dtype="auto"):
@@ -479,9 +484,9 @@ class Stage:
             os.write(2, f"{self.out.stem}: finishing this step, then saving "  # print may be what
                         f"(again: stop at once)\n".encode())                    # was interrupted
 
-    def resume(self, objects):
+    def resume(self, objects, steps):
         """Restore `objects` {name: anything with load_state_dict} from the newest whole resume
-        checkpoint of the same settings. Returns the number of steps already done."""
+        checkpoint of the same settings. Returns how many of the `steps` are already done."""
         for path in self.saved:
             if not path.exists():
                 continue
@@ -494,6 +499,8 @@ class Stage:
                 raise InputError(f"{path}: left by a run with other settings; remove it or give "
                                  f"the same ones")
             try:
+                if type(state["step"]) is not int or not 0 < state["step"] <= steps:
+                    raise ValueError(f"it was left in step {state['step']!r} of {steps}")
                 for name, thing in objects.items():
                     thing.load_state_dict(state["objects"][name])
             except (KeyError, RuntimeError, TypeError, ValueError) as error:

@@ -520,7 +520,7 @@ def main(config):
     text = load_text(config, tokenizer, state.policy.config.n_ctx)
     stage = Stage("ppo", config, state.policy.config, tokenizer, config.kept)
 
-    for iteration in range(stage.resume(state._asdict()), config.iterations):
+    for iteration in range(stage.resume(state._asdict(), config.iterations), config.iterations):
         stage.seed_step(iteration, config.seed)
         batch = examples_of_step(prompts, iteration, config.batch, config.seed)
         rollout = roll_out(state.policy, reference, reward_model, state.value_model, batch,

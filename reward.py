@@ -273,7 +273,7 @@ def main(config):
     an_epoch = steps_of_epoch(len(rankings), batch)
     steps = config.epochs * an_epoch
     objects = {"model": reward_model, "optimizer": optimizer}
-    for step in range(stage.resume(objects), steps):
+    for step in range(stage.resume(objects, steps), steps):
         stage.seed_step(step, config.seed)
         rate = cosine_rate(step, steps, config.rate, floor=config.floor)
         chosen = batch_of_epoch(rankings, step, batch, config.seed)

@@ -278,7 +278,7 @@ def main(config):
 
     steps = max(1, round(config.epochs * data.steps_per_epoch))
     objects, tokens = {"model": model, "optimizer": optimizer, "judge": judge}, 0
-    for step in range(stage.resume(objects), steps):
+    for step in range(stage.resume(objects, steps), steps):
         stage.seed_step(step, config.seed)
         rate = cosine_rate(step, steps, config.rate, config.warmup, config.floor)
         numbers = {"rate": rate}
