@@ -21,6 +21,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -104,25 +105,36 @@ def _parse_bool(text):
 # LIMITLESS ones anything finite. Without this a batch of 0 would divide by zero hours later.
 POSITIVE = {"batch", "minibatch", "inner_epochs", "episodes", "epochs", "max_prompt",
             "max_response", "max_tokens", "micro_tokens", "ptx_per_episode", "save_every",
-            "show_every", "log_every", "choose_prompts", "bias_demonstrations", "judges", "most"}
+            "show_every", "log_every", "choose_prompts", "bias_demonstrations", "judges", "most",
+            "prefix_examples"}
 SHARES = {"ema_decay", "discount", "lam", "floor", "dropout"}
 LIMITLESS = {"limit_score"}
+CHOICES = {"compile": ("auto", "on", "off")}
 
 
 def _fault(name, value):
-    """What is wrong with a number given for the field `name`, or None."""
+    """What is wrong with a value given for the field `name`, or None."""
+    if value not in CHOICES.get(name, (value,)):
+        return f"expected {' or '.join(CHOICES[name])}"
     if type(value) not in (int, float):
         return None
     if type(value) is int and abs(value) >= 2**62:  # more than a tensor or a seed can hold
         return "expected a number below 2**62"
-    if not math.isfinite(value):
+    if not abs(value) < math.inf:
         return "expected a finite number"
+    if abs(value) > torch.finfo(torch.float32).max:
+        return "expected a number that fp32 can hold"
     if name not in LIMITLESS and (value < 0 or name in POSITIVE and value == 0):
         return "expected a number above 0" if name in POSITIVE else "expected 0 or more"
     return "expected at most 1" if name in SHARES and value > 1 else None
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **options):
+        super().__init__(**options)
+        # argparse takes -1e3 for a flag, and -1.5 for a number
+        self._negative_number_matcher = re.compile(r"-(\d|\.\d|inf$|nan$)")
+
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (--help lists the flags)\n")
 
@@ -163,6 +175,8 @@ def run(main, config_class, description="", argv=None):
     """Run `main(config)` with the settings of the command line. What can go wrong without a fault
     in the program ends in one line: bad input and places that cannot be written with exit code 2,
     numbers that are not finite and too little memory with 1, Ctrl-C with 130."""
+    if sys.stdout.errors in ("strict", "surrogateescape"):  # else an emoji could end a training
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         config = parse_config(config_class, description, argv)
         check_output(config, *(getattr(config, f.name) for f in dataclasses.fields(config)

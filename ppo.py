@@ -98,6 +98,13 @@ class PPOConfig:
             raise InputError(f"minibatch {self.minibatch} does not divide batch {self.batch}")
         if self.ptx_coef and not self.text:
             raise InputError("--text is needed for the pretraining gradient (or --ptx_coef 0)")
+        if not self.temperature:
+            raise InputError("--temperature 0: expected a number above 0; 0 has no gradient")
+        if not 1e-3 <= self.clip:
+            raise InputError(f"--clip {self.clip}: expected 0.001 or more: 1 is met to rounding")
+        if self.ptx_tokens == 1:
+            raise InputError("--ptx_tokens 1: expected 2 or more, of which all but the first are "
+                             "predicted, or 0 for the whole context")
 
     @property
     def iterations(self):

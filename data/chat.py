@@ -212,6 +212,6 @@ def main(config):
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdin, sys.stdout):
+    for stream in (sys.stdin, sys.stdout):  # one column for what the terminal cannot show
         stream.reconfigure(errors="replace")
     run(main, AskConfig, __doc__)

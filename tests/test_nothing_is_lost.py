@@ -6,6 +6,7 @@ little memory: each as a real process where the machine allows it. `soak.py` kil
 
 import dataclasses
 import fcntl
+import io
 import json
 import os
 import pathlib
@@ -579,12 +580,22 @@ def test_ctrl_c_before_a_stage_has_begun_is_one_line(files, tmp_path, capsys):  
 # -- settings out of bounds ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("n_ctx", [1, 2**61])
+def test_a_context_out_of_bounds_is_one_line(files, tmp_path, capsys, n_ctx):  # noqa: F811
+    settings = SETTINGS["base"](files) | {"out": tmp_path / "p.pt", "n_ctx": n_ctx}
+    code, error = said_by("sft", settings, capsys)
+    assert code == 2 and f"--n_ctx {n_ctx}: expected 2 to" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize("flag, value, expected", [
     ("batch", 0, "above 0"), ("minibatch", 0, "above 0"), ("save_every", 0, "above 0"),
     ("policy_rate", "nan", "finite"), ("kl_coef", "inf", "finite"), ("kl_coef", -1, "0 or more"),
     ("ema_decay", 1.5, "at most 1"), ("seed", 10**30, "below 2**62"),
     ("limit_score", "nan", "finite"), ("max_response", -3, "above 0"),
-    ("ptx_tokens", 1000, "at most the context of 32"), ("policy", "", "expected a value")])
+    ("ptx_tokens", 1000, "at most the context of 32"), ("policy", "", "expected a value"),
+    ("ptx_tokens", 1, "2 or more"), ("temperature", 0, "above 0"), ("clip", 0, "0.001 or more"),
+    ("clip", 1e308, "fp32"), ("limit_score", "-1e300", "fp32"), ("limit_score", "-inf", "finite"),
+    ("compile", "false", "auto or on or off"), ("compile", "OFF", "auto or on or off")])
 def test_settings_out_of_bounds_are_one_line(files, tmp_path, capsys, flag, value,  # noqa: F811
                                              expected):
     settings = ppo_settings(files) | {"out": tmp_path / "p.pt", flag: value}
@@ -593,11 +604,21 @@ def test_settings_out_of_bounds_are_one_line(files, tmp_path, capsys, flag, valu
     assert not (tmp_path / "p.pt").exists()
 
 
-def test_a_score_for_cut_off_responses_may_be_negative():
+@pytest.mark.parametrize("score", ["-3", "-1e3", "-1.5E-2", "-.5", "-2."])
+def test_a_score_for_cut_off_responses_may_be_negative(score):
     config = common.parse_config(programs.find("ppo")[1], "", [
         "--policy", "p", "--reward", "r", "--prompts", "x", "--out", "o", "--text", "t",
-        "--limit_score", "-3"])
-    assert config.limit_score == -3
+        "--limit_score", score])
+    assert config.limit_score == float(score)
+
+
+def test_output_that_cannot_spell_a_character_escapes_it(monkeypatch):
+    for encoding, errors in (("latin-1", "strict"), ("ascii", "surrogateescape")):
+        said = io.TextIOWrapper(io.BytesIO(), encoding, errors)
+        monkeypatch.setattr(sys, "stdout", said)
+        common.run(lambda config: print("fox \N{FOX FACE}"), dataclasses.make_dataclass("C", []),
+                   argv=[])
+        assert said.buffer.getvalue() == b"fox \\U0001f98a\n"
 
 
 def test_every_bounded_setting_exists():
