@@ -31,11 +31,11 @@ from common import (InputError, alone, check_output, device_of, load_model, outp
                     run_verbs, setting)
 from data.batching import length_sorted_batches, pad_right, seeded_generator, text_in_order
 from data.labelers import prefers
-from data.readers import (_json_object, read_demonstrations, read_fitting_prompts, read_prompts,
-                          read_text, write_jsonl)
+from data.readers import (_list, _read_rows, _string, read_demonstrations, read_fitting_prompts,
+                          read_prompts, read_text, write_jsonl)
 from data.report import shown, table
 from data.samples import TASKS, paper_figure, read_samples
-from data.tokenizer import load_tokenizer, read_utf8
+from data.tokenizer import load_tokenizer
 from machine import side_by_side
 from model import (GPT, ScalarGPT, compute_dtype, generate, response_logprobs, target_logprobs)
 from reward import load_rankings, ranking_loss, score_rankings
@@ -140,6 +140,7 @@ def answers(config):
     reward_model = load_model(ScalarGPT, config.reward, ("reward",), tokenizer, device)
     reference = load_model(GPT, config.reference, STAGES, tokenizer, device) \
         if config.reference else None
+    few_shot = few_shot_units(model, read_probes(config.probes), tokenizer) if config.probes else []
     prefix = choose_prefix(model, reward_model, tokenizer, config) if config.prefix_from else []
 
     units = []
@@ -163,8 +164,7 @@ def answers(config):
         units += [{"kind": kind, "row": rows[i]["row"], "answer": tokenizer.decode_response(said),
                    "reward": round(score, 5), "kl": round(kl, 5), "length": len(said)}
                   for i, said, score, kl in zip(fits, responses, scores_N, kl_N)]
-    if config.probes:
-        units += few_shot_units(model, read_json_lines(config.probes), tokenizer)
+    units += few_shot
     if config.text and not prefix:
         units += [{"kind": "text", "loss": loss} for loss in
                   losses_of_text(model, tokenizer, config.text)]
@@ -183,7 +183,7 @@ def questions(config):
     place in their file."""
     found = {"test": [{"row": i, "prompt": p.prompt}
                       for i, p in enumerate(read_prompts(config.prompts))]}
-    for i, probe in enumerate(read_json_lines(config.probes) if config.probes else []):
+    for i, probe in enumerate(read_probes(config.probes) if config.probes else []):
         if probe["kind"] != "few_shot":
             times = TOXICITY_ANSWERS if probe["kind"] == "toxicity" else 1
             found.setdefault(probe["kind"], []).extend(
@@ -192,14 +192,25 @@ def questions(config):
 
 
 def read_json_lines(path):
-    """The objects of a JSON Lines file. Raises InputError for a missing file or a bad line."""
-    rows, lines = [], read_utf8(path).split("\n")  # splitlines would cut at U+2028, which a model
-    for number, line in enumerate(lines[:-1] + list(filter(None, lines[-1:])), 1):  # may write
-        try:
-            rows.append(_json_object(line))
-        except ValueError as error:
-            raise InputError(f"{path}:{number}: {error}") from None
-    return rows
+    """The objects of a JSON Lines file. Raises InputError for a missing or empty file or a bad
+    line."""
+    return list(_read_rows(path, dict))
+
+
+def read_probes(path):
+    """The probes of §4.2, as `data.world` writes them. Raises InputError as all readers do."""
+    return list(_read_rows(path, _probe))
+
+
+def _probe(row):
+    if _string(row, "kind") in ("test", *UNITS.keys() - {"few_shot"}):
+        raise ValueError(f"kind is {row['kind']!r}, as no probe's; expected few_shot or another")
+    _string(row, "prompt")
+    if row["kind"] == "few_shot":
+        _string(row, "task")
+        if not _list(row, "answers", str, "strings"):
+            raise ValueError("'answers' is empty; expected one or more that are right")
+    return row
 
 
 NUMBER = (int, float)
@@ -248,6 +259,9 @@ def choose_prefix(model, reward_model, tokenizer, config, candidates=8, prompts=
     which answers to validation prompts score best. The paper's authors held such a competition
     among themselves; *open*: ours is among random draws."""
     shown = [d for d in read_demonstrations(config.prefix_from) if "\n" not in d.response]
+    if not shown:
+        raise InputError(f"{config.prefix_from}: no response of one line; expected some, as a "
+                         "prefix has one a line")
     room = model.config.n_ctx - config.max_response
     fitting, _ = read_fitting_prompts(config.prefix_prompts, tokenizer, room)
     asked, ids = zip(*fitting[:prompts])
@@ -287,7 +301,12 @@ def few_shot_units(model, probes, tokenizer, batch=256):
     is written as a document of the pretraining text is."""
     probes = [p for p in probes if p["kind"] == "few_shot"]
     ids = [[tokenizer.eos, *tokenizer.encode(p["prompt"])] for p in probes]
-    longest = max(len(tokenizer.encode(a)) for p in probes for a in p["answers"]) + 1  # and its end
+    longest = 1 + max((len(tokenizer.encode(a)) for p in probes for a in p["answers"]), default=0)
+    for probe, prompt in zip(probes, ids):
+        if len(prompt) + longest > model.config.n_ctx:
+            raise InputError(f"the few_shot probe {probe['prompt'][:40]!r} has {len(prompt)} "
+                             f"tokens; expected room for {longest} of an answer in a context of "
+                             f"{model.config.n_ctx}")
     units = []
     for first in range(0, len(probes), batch):
         part = slice(first, first + batch)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import evaluate
-from common import InputError, load_model, save_checkpoint
+from common import InputError, load_model, parse_config, save_checkpoint
 from conftest import randomize
 from data import claims, people, study
 from data.labelers import choose, for_evaluation
@@ -641,6 +641,81 @@ def test_a_run_without_answers_and_a_damaged_file_are_one_line(answered, tmp_pat
         evaluate.AnswersConfig(checkpoint="", out="", prompts="", reward="", prefix_from="x")
     with pytest.raises(InputError, match="expected one of --sizes"):
         study.main(study.StudyConfig(runs=(str(answered),), out="", sizes=("a", "b"), own="c"))
+
+
+FEW = {"kind": "few_shot", "task": "facts", "prompt": "Q: a\nA:", "answers": ["b"]}
+
+
+@pytest.mark.parametrize("rows, reason", [
+    ([], "empty"), ([{}], ":1: key 'kind' is missing"), ([{"kind": "closed"}], ":1: key 'prompt'"),
+    ([FEW, {k: v for k, v in FEW.items() if k != "answers"}], ":2: key 'answers' is missing"),
+    ([FEW | {"answers": []}], ":1: 'answers' is empty"), ([FEW | {"kind": "test"}], ":1: kind is"),
+    ([FEW | {"prompt": "a " * 300}], "expected room for 2 of an answer in a context of 192")])
+def test_probes_that_are_none_are_one_line(run_folder, tmp_path, rows, reason):
+    write(tmp_path / "probes.jsonl", rows)
+    with pytest.raises(InputError, match=reason):
+        evaluate.answers(evaluate.AnswersConfig(
+            checkpoint=str(run_folder / "ppo.pt"), out=str(tmp_path / "none.jsonl"),
+            prompts=str(run_folder / "data" / "prompts.test.jsonl"), max_response=12, device="cpu",
+            reward=str(run_folder / "reward.pt"), probes=str(tmp_path / "probes.jsonl")))
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_probes_need_no_few_shot_ones_and_may_begin_with_a_mark_of_their_encoding(tmp_path):
+    probe = {"kind": "closed", "prompt": "a"}
+    (tmp_path / "probes.jsonl").write_text("\ufeff" + json.dumps(probe) + "\n")
+    assert evaluate.read_probes(tmp_path / "probes.jsonl") == [probe]
+    model = GPT(GPTConfig(128, 64, n_layer=1, n_head=2, d_model=32))
+    assert evaluate.few_shot_units(model, [probe], Ascii()) == []
+
+
+def test_without_a_demonstration_of_one_line_there_is_no_prompted_gpt(run_folder, tmp_path, capsys):
+    write(tmp_path / "d.jsonl", [{"prompt": "a", "response": "b\nc", "source": "labeler"}])
+    with pytest.raises(InputError, match="d.jsonl: no response of one line"):
+        answer(run_folder, "prompted", "base", prefix_from=str(tmp_path / "d.jsonl"),
+               prefix_prompts=str(run_folder / "data" / "prompts.test.jsonl"))
+    with pytest.raises(SystemExit):
+        parse_config(evaluate.AnswersConfig, "", (
+            "--checkpoint x --out x --prompts x --reward x --prefix_examples 0").split())
+    assert "--prefix_examples 0: expected a number above 0" in capsys.readouterr().err
+
+
+def test_best_of_n_without_room_for_a_response_writes_nothing(run_folder, tmp_path):
+    with pytest.raises(InputError, match="no prompt of at most 0 tokens"):
+        evaluate.best_of(evaluate.BestOfConfig(
+            checkpoint=str(run_folder / "sft.pt"), out=str(tmp_path / "answers"), device="cpu",
+            prompts=str(run_folder / "data" / "prompts.test.jsonl"), max_response=192,
+            reward=str(run_folder / "reward.pt")))
+    assert not list(tmp_path.iterdir())
+
+
+def without(row, name):
+    return {k: v for k, v in row.items() if k != name}
+
+
+@pytest.mark.parametrize("name, change, reason", [
+    ("data/prompts.test.jsonl", lambda rows: [], "empty"),
+    ("data/prompts.test.jsonl", lambda rows: [*rows, without(rows[0], "prompt")],
+     ":121: key 'prompt' is missing"),
+    ("data/prompts.test.jsonl", lambda rows: [rows[0] | {"key": {}}, *rows], ":1: key does"),
+    ("data/prompts.test.jsonl", lambda rows: [rows[0] | {"key": None}, *rows], ":1: key does not"),
+    ("data/prompts.test.jsonl", lambda rows: [*rows, without(rows[0], "key")], ":121: key does"),
+    ("answers/ppo.jsonl", lambda rows: [row for row in rows if row["kind"] != "test"],
+     "no answer to a test prompt"),
+    ("ppo.jsonl", lambda _: [{"step": 0, "reward": None, "kl": 1.0, "entropy": 1.0}],
+     ":1: reward is None; expected a number"),
+    ("ppo.jsonl", lambda _: [{"step": 0, "reward": "a", "kl": 1.0, "entropy": 1.0}],
+     ":1: reward is 'a'; expected a number"),
+    ("completions.valid.jsonl", lambda rows: [], "empty"),
+    ("completions.valid.jsonl", lambda rows: [without(rows[0], "key")], ":1: key does not say")])
+def test_one_fault_in_a_run_is_one_line_of_the_study(answered, tmp_path, name, change, reason):
+    shutil.copytree(answered, tmp_path / "run")
+    path = tmp_path / "run" / name
+    rows = [json.loads(line) for line in path.open()] if path.exists() else []
+    write(path, change(rows))
+    with pytest.raises(InputError, match=f"{path.name}:? ?.*{reason}"):
+        study.main(study.StudyConfig(runs=(str(tmp_path / "run"),), out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_context_without_room_for_an_answer_is_one_line(run_folder):
