@@ -248,13 +248,20 @@ def read_completions(path):
                 or not all(isinstance(c, str) for c in completions)):
             raise InputError(f"{path}:{number}: completions; expected a list of 2 to 9 strings "
                              "(§3.1: 4 to 9)")
-        try:
-            quality(key, "")
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise InputError(f"{path}:{number}: key does not say what was asked ({error!r}); "
-                             "expected one as in prompts.jsonl") from error
+        check_key(path, number, key)
         rows.append(readers.as_row(item))
     return rows
+
+
+def check_key(path, number, key):
+    """Raises InputError unless answers can be judged by the key of this line."""
+    try:
+        quality(key, "")
+        if type(key["world"]) is not int:
+            raise TypeError("world")
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{path}:{number}: key does not say what was asked ({error!r}); "
+                         "expected one as in prompts.jsonl") from error
 
 
 if __name__ == "__main__":

@@ -26,8 +26,9 @@ import numpy as np
 
 from common import InputError, alone, required, run, setting
 from data.claims import FEW_SHOT, GROUPS, claims, share
-from data.labelers import agreements, choose, for_evaluation, quality, toxic, truthful
-from data.readers import write_files
+from data.labelers import (agreements, check_key, choose, for_evaluation, quality,
+                           read_completions, toxic, truthful)
+from data.readers import as_row, read_prompts, write_files
 from data.report import markdown
 from data.runs import NAMES
 from evaluate import bootstrap, judge_pairs, ratio, read_json_lines, read_units
@@ -59,8 +60,11 @@ class Run:
 
     def __init__(self, folder, config):
         self.folder, self.config = Path(folder), config
-        self.prompts = read_json_lines(self.folder / "data" / "prompts.test.jsonl")
-        self.judged = bool(self.prompts) and "key" in self.prompts[0]  # are there labelers to ask?
+        path = self.folder / "data" / "prompts.test.jsonl"
+        self.prompts = [as_row(prompt) for prompt in read_prompts(path)]
+        self.judged = "key" in self.prompts[0]  # are there labelers to ask?
+        for number, prompt in enumerate(self.prompts if self.judged else [], 1):
+            check_key(path, number, prompt.get("key"))
         self.seed = self.prompts[0]["key"]["world"] if self.judged else None
         self.probes = read_json_lines(self.folder / "world" / "probes.jsonl") if self.judged else []
         self.labelers = {group: [for_evaluation(one) for one in choose(group, self.seed)]
@@ -84,6 +88,8 @@ class Run:
             if not 0 <= unit.get("row", 0) < max(1, len(of)):
                 raise InputError(f"{self.path(model)}:{number}: row {unit['row']}; expected one "
                                  f"of {len(of)}")
+        if not found["test"]:
+            raise InputError(f"{self.path(model)}: no answer to a test prompt; expected some")
         return found
 
     def wins(self, one, other, group="training"):
@@ -144,7 +150,12 @@ class Run:
     def metrics(self, stage):
         """The lines of a stage's metrics file."""
         path = self.folder / f"{stage}.jsonl"
-        return read_json_lines(path) if path.exists() else []
+        rows = read_json_lines(path) if path.exists() and path.stat().st_size else []
+        for number, row in enumerate(rows, 1):
+            for name, value in row.items():
+                if not isinstance(value, (int, float, list)):
+                    raise InputError(f"{path}:{number}: {name} is {value!r}; expected a number")
+        return rows
 
     def ended(self, stage):
         """Whether a stage was trained to its end: its checkpoint is written last."""
@@ -176,7 +187,7 @@ class Run:
     def agreement(self, group, items=800):
         """Per comparison prompt of the run, two labelers' (pairs ordered alike, pairs without a
         tie): how often labelers agree on this run's own completions."""
-        rows = read_json_lines(self.folder / "completions.valid.jsonl")[:items]
+        rows = read_completions(self.folder / "completions.valid.jsonl")[:items]
         return np.array(agreements(choose(group, self.seed),
                                    [(row["key"], row["completions"]) for row in rows],
                                    self.config.seed))

@@ -272,7 +272,9 @@ def test_command_draws_labelers_of_the_group(tmp_path):
     (good_row() | {"completions": ["a", 3]}, ":2: completions; expected a list"),
     ({"prompt": "a", "completions": ["a", "b"]}, ":2: key does not say what was asked"),
     (good_row() | {"key": {"want": "answer"}}, ":2: key does not say what was asked"),
-    (good_row() | {"key": {"want": "x", "constraints": []}}, ":2: key does not say")])
+    (good_row() | {"key": {"want": "x", "constraints": []}}, ":2: key does not say"),
+    (good_row() | {"key": good_row()["key"] | {"want": "list", "items": [], "n": -1}}, ":2: key"),
+    (good_row() | {"key": good_row()["key"] | {"world": "x"}}, ":2: key does not say")])
 def test_bad_input_is_one_line_with_file_and_number_and_nothing_is_written(
         tmp_path, bad, expected):
     with pytest.raises(InputError) as error:
