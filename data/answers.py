@@ -113,7 +113,8 @@ def _item(row):
 
 
 def read_items(path):
-    """({id: Item}, number left out because all completions are the same) of a completions file.
+    """({id: Item}, how many are left out, as their like came before or all their completions are
+    the same) of a completions file.
 
     Raises InputError at the first malformed line, or where nothing is left to rank.
     """

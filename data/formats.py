@@ -20,6 +20,7 @@ from pathlib import Path
 from common import InputError
 from data.readers import (Comparison, Demonstration, _json_object, _lines, _optional_string,
                           _read_rows, _show, _string, read_text)
+from data.tokenizer import END_OF_TEXT
 
 EMPTY = "an answer is empty"
 SAME = "both answers are the same"
@@ -51,11 +52,13 @@ def read_dolly(path):
 def read_documents(path, limit=None):
     """The documents of a pretraining text, or the first `limit` of them: JSON objects with a
     "text", as WebText is published, in a file whose name says .json or .jsonl; else plain text as
-    `readers.read_text` reads it."""
+    `readers.read_text` reads it. The mark of a document's end, within an object's text, ends one:
+    whoever writes the documents to a text file reads the same ones there."""
     if ".json" not in Path(path).name:
         return read_text(path)[:limit]
-    found = _objects(path, lambda row: _string(row, "text").strip())
-    documents = [d for d in itertools.islice(found, limit) if d]
+    found = _objects(path, lambda row: _string(row, "text").split(END_OF_TEXT))
+    parts = (part.strip() for parts in found for part in parts)
+    documents = list(itertools.islice(filter(None, parts), limit))
     if not documents:
         raise InputError(f"{path}: no text in it; expected objects with a 'text'")
     return documents

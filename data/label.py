@@ -231,7 +231,7 @@ def serve(config):
     if not completions:
         completions = beside(out, "completions")
         sample(config, completions)
-    items, alike = read_items(completions)
+    items, left = read_items(completions)
     if out.exists() and not (log_path.exists() and log_path.stat().st_size):
         raise InputError(f"{out}: is there, but not the answers that it would be made from "
                          f"({log_path.name}); expected the name of a file to make")
@@ -240,7 +240,8 @@ def serve(config):
         server = LabelServer(work, config.port)
         work.write_comparisons()
         print(f"{len(items)} prompts to rank" +
-              f" ({alike} more are left out: their completions are all the same)" * bool(alike) +
+              f" ({left} more are left out: they are there before, or all their completions are "
+              "the same)" * bool(left) +
               f", {len(log.records)} answers in {log_path}")
         serve_until_stopped(server)
 

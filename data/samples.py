@@ -19,6 +19,7 @@ The first four are told apart by the context, which ends in the words that ask f
 """
 
 import csv
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -240,6 +241,7 @@ def read_rows(path):
 
 def _records(path):
     """(number of its first line, fields) of each CSV record; blank lines are none."""
+    csv.field_size_limit(sys.maxsize)  # a context may be longer than the module's 131,072
     reader, number = csv.reader((text for _, text in _lines(path)), strict=True), 1
     try:
         for fields in reader:

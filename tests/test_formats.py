@@ -95,6 +95,13 @@ def test_documents_by_hand(write):
                                         "webtext.jsonl"), limit=2) == ["one", "two"]
 
 
+def test_an_object_that_holds_the_mark_between_documents_is_several(write):
+    texts = "one <|endoftext|> two", "<|endoftext|>three", "four"
+    path = write(lines(*({"text": text} for text in texts)), "webtext.jsonl")
+    assert formats.read_documents(path) == ["one", "two", "three", "four"]
+    assert formats.read_documents(path, limit=3) == ["one", "two", "three"]
+
+
 # -- layouts --------------------------------------------------------------------------------------
 
 

@@ -718,7 +718,10 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert "readable" in complain(capsys, "--completions", tmp_path / "none", "--out", out)
     assert "readable" in complain(capsys, "--agreement", tmp_path / "none")
     assert "expected the name of a file to make" in \
-        complain(capsys, "--completions", good, "--out", good)
+        complain(capsys, "--completions", good, "--out", bad)
+    assert "would be written over" in complain(capsys, "--completions", good, "--out", good)
+    for place in ("/", ".", tmp_path):
+        assert "is not a plain file" in complain(capsys, "--completions", good, "--out", place)
     assert "place to write" in complain(capsys, "--completions", good, "--out", good / "x.jsonl")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.jsonl", "completions.jsonl"]
     with socket.create_server(("127.0.0.1", 0)) as taken:

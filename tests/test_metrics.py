@@ -443,6 +443,11 @@ def test_a_context_of_ones_own_needs_the_task_named(write):
         samples.read_samples(path)
 
 
+def test_a_context_may_be_long(write):
+    path = write([answer("Paris", "Paris", SQUAD.replace("B\n", "B" * 200_000 + "\n"))])
+    assert means(path)[1] == {("zeroshot", "gpt-xl"): [100, 100]}
+
+
 def run_table14(*arguments):
     evaluate.run_verbs({"table14": (evaluate.table14, evaluate.Table14Config)}, "",
                        ["table14", *map(str, arguments)])
