@@ -143,16 +143,16 @@ def answers(config):
     few_shot = few_shot_units(model, read_probes(config.probes), tokenizer) if config.probes else []
     prefix = choose_prefix(model, reward_model, tokenizer, config) if config.prefix_from else []
 
-    units = []
+    units, n_ctx = [], min(m.config.n_ctx for m in (model, reward_model, reference) if m)
     for kind, rows in questions(config).items():
         ids = [tokenizer.encode_prompt(row["prompt"]) for row in rows]
-        fits = [i for i, x in enumerate(ids) if len(x) + config.max_response <= model.config.n_ctx]
+        fits = [i for i, x in enumerate(ids) if len(x) + config.max_response <= n_ctx]
         if kind == "test":
             fits = fits[:config.limit or None]
         prompts = [ids[i] for i in fits]
         if not prompts:
             raise InputError(f"no {kind} prompt leaves room for {config.max_response} response "
-                             f"tokens in a context of {model.config.n_ctx}")
+                             f"tokens in a context of {n_ctx}")
         if prefix:
             responses = continue_run(model, tokenizer, prefix, [rows[i]["prompt"] for i in fits],
                                      config, kind)
@@ -262,7 +262,7 @@ def choose_prefix(model, reward_model, tokenizer, config, candidates=8, prompts=
     if not shown:
         raise InputError(f"{config.prefix_from}: no response of one line; expected some, as a "
                          "prefix has one a line")
-    room = model.config.n_ctx - config.max_response
+    room = min(model.config.n_ctx, reward_model.config.n_ctx) - config.max_response
     fitting, _ = read_fitting_prompts(config.prefix_prompts, tokenizer, room)
     asked, ids = zip(*fitting[:prompts])
     best = (-math.inf, 0, [])
@@ -362,7 +362,7 @@ def best_of(config):
     paths = {2**i: Path(config.out) / f"best_of_{2**i}.jsonl"
              for i in range(config.most.bit_length())}
     check_output(config, *paths.values())
-    room = model.config.n_ctx - config.max_response
+    room = min(model.config.n_ctx, reward_model.config.n_ctx) - config.max_response
     rows = [(i, ids) for i, p in enumerate(read_prompts(config.prompts))
             if len(ids := tokenizer.encode_prompt(p.prompt)) <= room][:config.limit or None]
     if not rows:

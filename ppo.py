@@ -523,7 +523,8 @@ def main(config):
     device = device_of(config.device, config.dtype)
     tokenizer = load_tokenizer(config.tokenizer)
     reference, reward_model, state = load(config, tokenizer, device)
-    prompts = load_prompts(config, tokenizer, state.policy.config.n_ctx)
+    prompts = load_prompts(config, tokenizer, min(
+        m.config.n_ctx for m in (state.policy, reward_model, state.value_model)))
     text = load_text(config, tokenizer, state.policy.config.n_ctx)
     stage = Stage("ppo", config, state.policy.config, tokenizer, config.kept)
 

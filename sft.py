@@ -240,6 +240,7 @@ class Validation:
         self.reward_model, self.prompts = None, []
         if config.reward:
             self.reward_model = load_model(ScalarGPT, config.reward, ("reward",), tokenizer, device)
+            n_ctx = min(n_ctx, self.reward_model.config.n_ctx)
             fitting, _ = read_fitting_prompts(
                 config.prompts, tokenizer, min(config.max_prompt, n_ctx - config.max_response))
             self.prompts = [ids for _, ids in fitting[:config.choose_prompts]]

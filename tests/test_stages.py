@@ -503,6 +503,20 @@ def test_prompts_over_the_limit_are_dropped_and_counted(files, tmp_path, capsys)
         capsys.readouterr().out
 
 
+def test_prompts_leave_room_in_the_smallest_context(files, tmp_path, capsys):
+    """A reward model of 16 positions scores responses of 8 tokens to prompts of at most 8."""
+    contents = torch.load(files["reward"], weights_only=True)
+    contents["model_config"]["n_ctx"], name = 16, "decoder.wpe.weight"
+    contents["weights"][name] = contents["weights"][name][:16].clone()
+    small = str(tmp_path / "small.pt")
+    common.save_checkpoint(small, **contents)
+    rows = write(tmp_path / "p.jsonl", [{"prompt": "red fox " * 6}, {"prompt": "Who runs?"}])
+    make("ppo", files, tmp_path / "p.pt", reward=small, value=files["reward"], prompts=rows,
+         episodes=8)
+    assert "1 prompts; 1 dropped, longer than 8 tokens" in capsys.readouterr().out
+    make("sft", files, tmp_path / "s.pt", reward=small, prompts=rows, max_response=8, epochs=0.3)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(files, tmp_path):
     with pytest.raises(FloatingPointError):
         make("sft", files, tmp_path / "bad.pt", rate=float("inf"), dropout=0.0)
