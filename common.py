@@ -569,8 +569,9 @@ class Stage:
         speed, self.last_step = tokens / (now - self.last_step), now
         left = (now - self.started) / (step + 1 - self.first_step) * (steps - step - 1)
         text = "  ".join(f"{name} {_short(numbers[name])}" for name in shown)
-        print(f"{self.out.name.removesuffix('.pt')} {step + 1}/{steps}  {text}  {speed:,.0f} tokens/s  "
-              f"{_clock(left)} left", flush=True)
+        name = self.out.name.removesuffix(".pt")
+        print(f"{name} {step + 1}/{steps}  {text}  {speed:,.0f} tokens/s  {_clock(left)} left",
+              flush=True)
         self.note(step, **numbers, tokens_per_s=round(speed, 1))
 
     def note(self, step, **record):

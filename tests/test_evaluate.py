@@ -693,29 +693,30 @@ def without(row, name):
     return {k: v for k, v in row.items() if k != name}
 
 
-@pytest.mark.parametrize("name, change, reason", [
-    ("data/prompts.test.jsonl", lambda rows: [], "empty"),
-    ("data/prompts.test.jsonl", lambda rows: [*rows, without(rows[0], "prompt")],
+@pytest.mark.parametrize("name, change, look, reason", [
+    ("data/prompts.test.jsonl", lambda rows: [], None, "empty"),
+    ("data/prompts.test.jsonl", lambda rows: [*rows, without(rows[0], "prompt")], None,
      ":121: key 'prompt' is missing"),
-    ("data/prompts.test.jsonl", lambda rows: [rows[0] | {"key": {}}, *rows], ":1: key does"),
-    ("data/prompts.test.jsonl", lambda rows: [rows[0] | {"key": None}, *rows], ":1: key does not"),
-    ("data/prompts.test.jsonl", lambda rows: [*rows, without(rows[0], "key")], ":121: key does"),
+    ("data/prompts.test.jsonl", lambda rows: [rows[0] | {"key": {}}], None, ":1: key does not say"),
+    ("data/prompts.test.jsonl", lambda rows: [rows[0] | {"key": None}], None, ":1: key does not"),
+    ("data/prompts.test.jsonl", lambda rows: [*rows, without(rows[0], "key")], None, ":121: key"),
     ("answers/ppo.jsonl", lambda rows: [row for row in rows if row["kind"] != "test"],
-     "no answer to a test prompt"),
+     lambda whole: whole.win("ppo", "sft"), "no answer to a test prompt"),
     ("ppo.jsonl", lambda _: [{"step": 0, "reward": None, "kl": 1.0, "entropy": 1.0}],
-     ":1: reward is None; expected a number"),
+     study.Study.curves, ":1: reward is None; expected a number"),
     ("ppo.jsonl", lambda _: [{"step": 0, "reward": "a", "kl": 1.0, "entropy": 1.0}],
-     ":1: reward is 'a'; expected a number"),
-    ("completions.valid.jsonl", lambda rows: [], "empty"),
-    ("completions.valid.jsonl", lambda rows: [without(rows[0], "key")], ":1: key does not say")])
-def test_one_fault_in_a_run_is_one_line_of_the_study(answered, tmp_path, name, change, reason):
+     study.Study.curves, ":1: reward is 'a'; expected a number"),
+    ("completions.valid.jsonl", lambda rows: [], study.Study.reward_model, "empty"),
+    ("completions.valid.jsonl", lambda rows: [without(rows[0], "key")], study.Study.reward_model,
+     ":1: key does not say")])
+def test_one_fault_in_a_run_is_one_line_of_the_study(answered, tmp_path, name, change, look,
+                                                     reason):
     shutil.copytree(answered, tmp_path / "run")
     path = tmp_path / "run" / name
     rows = [json.loads(line) for line in path.open()] if path.exists() else []
     write(path, change(rows))
     with pytest.raises(InputError, match=f"{path.name}:? ?.*{reason}"):
-        study.main(study.StudyConfig(runs=(str(tmp_path / "run"),), out=str(tmp_path / "out")))
-    assert not (tmp_path / "out").exists()
+        look(study.Study(study.StudyConfig(runs=(str(tmp_path / "run"),), out="")))
 
 
 def test_a_context_without_room_for_an_answer_is_one_line(run_folder):

@@ -510,7 +510,7 @@ def test_prompts_leave_room_in_the_smallest_context(files, tmp_path, capsys):
     contents["weights"][name] = contents["weights"][name][:16].clone()
     small = str(tmp_path / "small.pt")
     common.save_checkpoint(small, **contents)
-    rows = write(tmp_path / "p.jsonl", [{"prompt": "red fox " * 6}, {"prompt": "Who runs?"}])
+    rows = write(tmp_path / "asked", [{"prompt": "red fox " * 6}, {"prompt": "Who runs?"}])
     make("ppo", files, tmp_path / "p.pt", reward=small, value=files["reward"], prompts=rows,
          episodes=8)
     assert "1 prompts; 1 dropped, longer than 8 tokens" in capsys.readouterr().out
