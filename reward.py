@@ -267,7 +267,7 @@ def main(config):
     stage = Stage("reward", config, reward_model.config, tokenizer)
 
     batch = config.batch
-    if config.shuffle_pairs:  # as many steps, as many pairs in each
+    if config.shuffle_pairs:  # about as many steps, as many pairs in each
         pairs = split_pairs(rankings)
         rankings, batch = pairs, math.ceil(len(pairs) / steps_of_epoch(len(rankings), batch))
     an_epoch = steps_of_epoch(len(rankings), batch)
