@@ -468,7 +468,7 @@ EDITS = [
          "the text asks what is held out", "world::held_out"),
     Edit("data/tasks.py", "        if (entity, attribute) not in world.myths:\n", "        if True:\n",
          "truthfulness asked for in training", "world::popular"),
-    Edit("data/study.py", "        weight = (kl - steps[above - 1]) /", "        weight = 1 - (kl - steps[above - 1]) /",
+    Edit("data/study.py", "        weight = (kl.mean() - steps[above - 1]) /", "        weight = 1 - (kl.mean() - steps[above - 1]) /",
          "best of n at another KL", "evaluate::own_kl"),
     Edit("data/webtext.py", "    return _open(world, lambda: _told(world, rng, count))",
          "    return _told(world, rng, count)[1]", "texts that are to be summed up stand in the text",
