@@ -386,7 +386,7 @@ def log_softmax(logits_NV, temperature=1.0):
     Raises ValueError where the temperature is negative or not finite.
     """
     if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature must be finite and at least 0, not {temperature}")
+        raise ValueError(f"temperature must be at least 0 and finite, not {temperature}")
     logits_NV = at_least_fp32(logits_NV)
     if temperature == 0:
         best_N1 = logits_NV.argmax(-1, keepdim=True)

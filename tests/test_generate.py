@@ -148,7 +148,7 @@ def test_the_whole_context_can_be_filled(model):
 
 @pytest.mark.parametrize("temperature", [math.nan, math.inf, -1.0])
 def test_a_temperature_without_a_meaning_is_refused(model, temperature):
-    with pytest.raises(ValueError, match="temperature must be finite and at least 0"):
+    with pytest.raises(ValueError, match="temperature must be at least 0 and finite"):
         generate(model, [[1, 2]], 3, temperature)
 
 

@@ -465,9 +465,9 @@ def test_a_number_that_is_not_finite_stops_the_run_and_says_what_where_and_what_
     out, resume, seed_step = tmp_path / "p.pt", common.Stage.resume, common.Stage.seed_step
     models = {}
 
-    def remembers(self, objects):
+    def remembers(self, objects, steps):
         models.update(objects)
-        return resume(self, objects)
+        return resume(self, objects, steps)
 
     def poisons(self, step, seed):
         seed_step(self, step, seed)
