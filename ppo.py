@@ -47,11 +47,12 @@ from model import (GPT, ScalarGPT, adam, at_least_fp32, compute_dtype, generate,
 
 @dataclass(frozen=True)
 class PPOConfig:
-    policy: str = required("the SFT checkpoint to start from; it is also π_sft of Eq. 2")
+    policy: str = required("the checkpoint to start from, an SFT model (§3.5)")
     reward: str = required("the reward model")
     prompts: str = required("training prompts, JSON Lines")
     out: str = output_file("the checkpoint to write: the averaged policy")
     text: str = setting("", "pretraining text; needed unless ptx_coef is 0")
+    reference: str = setting("", "π_sft of Eq. 2; default: the model that the policy starts from")
     value: str = setting("", "where the value function starts; default: the reward model (App. C.4)")
     tokenizer: str = setting("world", "world, gpt2, a folder with GPT-2's two files, or *.tiktoken")
     episodes: int = setting(256_000, "responses sampled in all; paper 256k, App. C.4")
@@ -448,6 +449,8 @@ def load(config, tokenizer, device):
     value_model = load_model(ScalarGPT, config.value or config.reward, ("reward",), tokenizer,
                              device)
     reference, average = copy.deepcopy(policy), copy.deepcopy(policy)
+    if config.reference:
+        reference = load_model(GPT, config.reference, ("base", "sft", "ppo"), tokenizer, device)
     for frozen in (reference, reward_model, average):
         frozen.requires_grad_(False).to("cpu" if config.offload else device)
     policy.decoder.recompute = value_model.decoder.recompute = config.recompute
@@ -524,7 +527,7 @@ def main(config):
     tokenizer = load_tokenizer(config.tokenizer)
     reference, reward_model, state = load(config, tokenizer, device)
     prompts = load_prompts(config, tokenizer, min(
-        m.config.n_ctx for m in (state.policy, reward_model, state.value_model)))
+        m.config.n_ctx for m in (state.policy, reference, reward_model, state.value_model)))
     text = load_text(config, tokenizer, state.policy.config.n_ctx)
     stage = Stage("ppo", config, state.policy.config, tokenizer, config.kept)
 

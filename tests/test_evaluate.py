@@ -575,9 +575,9 @@ def test_folds_are_summed_prompt_by_prompt(tmp_path):
     for n, group in enumerate("ABCDE"):
         assert one.folds("fold") is None
         write(tmp_path / "accuracy" / f"fold-{group}.jsonl",
-              [{"right": n, "pairs": 6}, {"right": 1, "pairs": 1}])
+              [{"right": n, "pairs": 6, "loss": 4.0}, {"right": 1, "pairs": 1, "loss": 0.5}])
     assert one.folds("fold").tolist() == [[10, 30], [5, 5]]
-    write(tmp_path / "accuracy" / "fold-C.jsonl", [{"right": 1, "pairs": 6}])
+    write(tmp_path / "accuracy" / "fold-C.jsonl", [{"right": 1, "pairs": 6, "loss": 4}])
     with pytest.raises(InputError, match="different prompts"):
         one.folds("fold")
 

@@ -284,6 +284,19 @@ def test_the_value_function_starts_as_the_reward_model(files):
         assert torch.equal(a, b) and a is not b
 
 
+def test_the_kl_is_to_a_reference_where_one_is_given(files, tmp_path):
+    """By default to the policy's start; a policy that has moved on keeps the KL to another."""
+    moved = tmp_path / "moved.pt"
+    make("sft", files, moved)
+    kls = {}
+    for name, reference in (("own", ""), ("same", str(moved)), ("other", files["base"])):
+        out = tmp_path / f"{name}.pt"
+        make("ppo", files, out, policy=str(moved), reference=reference)
+        rows = map(json.loads, open(out.with_suffix(".jsonl")))
+        kls[name] = [row["kl"] for row in rows if "kl" in row]
+    assert kls["own"] == kls["same"] and abs(kls["own"][0]) < 1e-4 < 1e-2 < abs(kls["other"][0])
+
+
 def test_ppo_ships_the_averaged_policy(files, tmp_path):
     shipped = make("ppo", files, tmp_path / "p.pt", ema_decay=1.0)  # an average that never moves
     start = torch.load(files["base"], weights_only=True)
