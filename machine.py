@@ -76,6 +76,12 @@ def wide_product(a, b):
         return a.float() @ b.float()
 
 
+def row_length(n, device):
+    """How long to make rows of n numbers in bf16 that are to be multiplied: a GPU's fast kernels
+    want an even length, which GPT-2's vocabulary of 50,257 is not."""
+    return -(-n // 64) * 64 if device.type == "cuda" else n
+
+
 @contextmanager
 def packed(model, rows):
     """Within this context, on a CPU, a language model multiplies by copies of its large matrices,

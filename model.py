@@ -18,7 +18,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from machine import Replayed, packed, positions_at_once, product_dtype, wide_product
+from machine import (Replayed, packed, positions_at_once, product_dtype, row_length,
+                     wide_product)
 
 # -- sizes (App. C; GPT-3, Table 2.1; GPT-2, Table 2) -------------------------------------------
 
@@ -313,9 +314,15 @@ class WideProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_NV):
         x_ND, w_VD = ctx.saved_tensors
-        grad_NV, (x_dtype, w_dtype) = grad_NV.to(x_ND.dtype), ctx.dtypes
-        return (wide_product(grad_NV, w_VD).to(x_dtype),
-                wide_product(grad_NV.t(), x_ND).to(w_dtype))
+        (N, V), (x_dtype, w_dtype) = grad_NV.shape, ctx.dtypes
+        W, grad_NW, w_WD = row_length(V, grad_NV.device), grad_NV, w_VD
+        if W > V:  # zeros behind: in the copy that rounds
+            grad_NW = grad_NV.new_empty(N, W, dtype=x_ND.dtype)
+            grad_NW[:, :V], grad_NW[:, V:] = grad_NV, 0
+            w_WD = F.pad(w_VD, (0, 0, 0, W - V))
+        grad_NW = grad_NW.to(x_ND.dtype)
+        return (wide_product(grad_NW, w_WD).to(x_dtype),
+                wide_product(grad_NW.t(), x_ND)[:V].to(w_dtype))
 
 
 class GPT(nn.Module):
