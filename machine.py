@@ -76,6 +76,11 @@ def wide_product(a, b):
         return a.float() @ b.float()
 
 
+def gpu_memory(device):
+    """Its bytes; 0 where the device is no GPU."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+
+
 def row_length(n, device):
     """How long to make rows of n numbers in bf16 that are to be multiplied: a GPU's fast kernels
     want an even length, which GPT-2's vocabulary of 50,257 is not."""

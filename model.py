@@ -18,7 +18,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from machine import (Replayed, packed, positions_at_once, product_dtype, row_length,
+from machine import (Replayed, gpu_memory, packed, positions_at_once, product_dtype, row_length,
                      wide_product)
 
 # -- sizes (App. C; GPT-3, Table 2.1; GPT-2, Table 2) -------------------------------------------
@@ -427,6 +427,12 @@ def lm_loss(logits_BTV, tokens_BT, mask_BT):
 LOGITS_AT_ONCE = 2**26  # elements of N×V held at a time: 256 MiB in fp32
 
 
+def logits_at_once(memory):
+    """The same where a GPU has so many bytes: an eighth of them, at the 20 that an element takes in
+    training (data/plan.py). Chunks are computed twice, a pass that is one chunk is not."""
+    return max(LOGITS_AT_ONCE, int(memory) // 160)
+
+
 def target_logprobs(model, tokens_BT, mask_BT, temperature=1.0):
     """`token_logprobs` of the N targets whose mask is True, row by row: N, fp32.
 
@@ -439,7 +445,7 @@ def target_logprobs(model, tokens_BT, mask_BT, temperature=1.0):
     def logprobs(hidden_nD, targets_n):
         return chosen_logprobs(model.unembed(hidden_nD), targets_n, temperature)
 
-    size = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+    size = max(1, logits_at_once(gpu_memory(hidden_ND.device)) // model.config.vocab_size)
     if len(targets_N) <= size:
         return logprobs(hidden_ND, targets_N)
     return torch.cat([checkpoint(logprobs, h, t, use_reentrant=False)

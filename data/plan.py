@@ -39,7 +39,7 @@ import torch
 
 from common import InputError, run_verbs, setting
 from data.weights import read_config
-from model import CONFIGS, GPT, LOGITS_AT_ONCE, GPTConfig, KVCache
+from model import CONFIGS, GPT, GPTConfig, KVCache, logits_at_once
 
 GB = 1e9
 SIZES = ("gpt2-xl", "gpt2-large", "gpt2-medium", "gpt2", "distilgpt2")
@@ -61,6 +61,7 @@ class Plan:
     max_response: int = 192
     answers: int = 600  # test prompts that every model answers at the end
     saving: bool = False  # activations computed again; frozen models rest in host memory
+    memory: float = 0.0  # of the GPU, in bytes; it decides how many logits are held at once
 
     @property
     def positions(self):
@@ -81,9 +82,9 @@ def activation_bytes(shape, tokens):
     return 38 * shape.d_model * shape.n_layer * tokens
 
 
-def logits_bytes(shape, tokens):
+def logits_bytes(shape, tokens, memory):
     """Logits that are held at once: in bf16 and fp32, their log-softmax, and gradients of these."""
-    return 20 * min(LOGITS_AT_ONCE, tokens * shape.vocab_size)
+    return 20 * min(logits_at_once(memory), tokens * shape.vocab_size)
 
 
 def cache_bytes(shape, rows, positions):
@@ -102,13 +103,14 @@ def sampling_bytes(shape, rows, positions):
 def ppo_memory(plan):
     """{what: bytes} of a PPO iteration, and under "total" the most that is there at once."""
     if plan.saving:
-        need = phases(plan.policy, plan.reward, plan.positions, savings_of(plan))
+        need = phases(plan.policy, plan.reward, plan.positions, savings_of(plan), plan.memory)
         return need | {"total": max(need.values())}
     P, Q = parameters(plan.policy), parameters(plan.reward)
     larger = plan.policy if P >= Q else plan.reward
     fixed = {"policy": 16 * P, "average, reference": 8 * P, "value function": 16 * Q,
              "reward model": 4 * Q, "bf16 copies": 2 * (P + Q), "overhead": OVERHEAD}
-    update = activation_bytes(larger, plan.micro_tokens) + logits_bytes(larger, plan.micro_tokens)
+    update = (activation_bytes(larger, plan.micro_tokens)
+              + logits_bytes(larger, plan.micro_tokens, plan.memory))
     sampling = sampling_bytes(plan.policy, plan.batch, plan.positions)
     return fixed | {"update": update, "sampling": sampling,
                     "total": sum(fixed.values()) + max(update, sampling)}
@@ -128,8 +130,9 @@ class Savings:
                 + " --recompute true" * self.recompute + " --offload true" * self.offload)
 
 
-def phases(policy, reward, positions, savings):
-    """{phase of a PPO iteration: bytes at its peak}, for models that are used in turn.
+def phases(policy, reward, positions, savings, memory):
+    """{phase of a PPO iteration: bytes at its peak}, for models that are used in turn on a GPU of
+    so many bytes.
 
     What always is there: weights and Adam's moments of the policy (12 P) and of the value function
     (12 Q), and the overhead; without `offload` also the average, π_sft and the reward model. Each
@@ -147,11 +150,11 @@ def phases(policy, reward, positions, savings):
         return 4 * count + 2 * count + activation_bytes(shape, tokens)
     return {
         "sampling": always + 2 * P + sampling_bytes(policy, savings.sample_rows, positions),
-        "π_sft": always + a_layer(policy) + logits_bytes(policy, tokens)
+        "π_sft": always + a_layer(policy) + logits_bytes(policy, tokens, memory)
         + (4 * P if savings.offload else 0),
         "values": always + a_layer(reward),
         "rewards": always + a_layer(reward) + (4 * Q if savings.offload else 0),
-        "policy update": always + training(policy, P) + logits_bytes(policy, tokens),
+        "policy update": always + training(policy, P) + logits_bytes(policy, tokens, memory),
         "value update": always + training(reward, Q)}
 
 
@@ -173,7 +176,7 @@ def fit(name, shape, memory):
     """(Plan, the reward model's name) of the first choice that needs at most `memory` bytes."""
     smaller = [size for size in SIZES if parameters(CONFIGS[size]) < parameters(shape)]
     for reward in (name, *smaller):
-        plan = Plan(shape, shape if reward == name else CONFIGS[reward])
+        plan = Plan(shape, shape if reward == name else CONFIGS[reward], memory=memory)
         for batch, saving, micro_tokens in itertools.product(
                 (512, 256, 128, 64), (False, True), (16384, 8192, 4096, 2048, 1024)):
             plan = replace(plan, batch=batch, saving=saving, micro_tokens=micro_tokens)
@@ -370,10 +373,11 @@ def paper(config):
     for change in ({"recompute": True}, {"offload": True}, {"sample_rows": 32},
                    {"micro_tokens": 8192}):
         steps.append(replace(steps[-1], **change))
-    names = list(phases(policy, reward, policy.n_ctx, steps[0]))
+    rows = [(savings, phases(policy, reward, policy.n_ctx, savings, config.memory * GB))
+            for savings in steps]
+    names = list(rows[0][1])
     print(f"| flags of ppo.py | {' | '.join(names)} | fits |\n|---|{'---|' * (len(names) + 1)}")
-    for savings in steps:
-        need = phases(policy, reward, policy.n_ctx, savings)
+    for savings, need in rows:
         fits = max(need.values()) <= config.memory * GB * USABLE
         print("|", savings.flags(), "|", " | ".join(f"{b / GB:.0f}" for b in need.values()),
               "|", "yes" if fits else "no", "|")

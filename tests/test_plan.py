@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import model as models
 import ppo
 import reward
 import sft
@@ -89,12 +90,31 @@ def test_a_plans_memory_by_hand():
 P, Q = 1_315_723_264, 6_658_404_352
 
 
+def test_logits_take_an_eighth_of_a_gpu_at_most():
+    gpt2 = CONFIGS["gpt2"]
+    assert plan.logits_bytes(gpt2, 10**6, 24 * GB) == 3 * GB
+    assert plan.logits_bytes(gpt2, 16384, 141 * GB) == 20 * 16384 * 50257 < 17 * GB
+    assert plan.logits_bytes(gpt2, 10**6, 8 * GB) == 20 * 2**26  # at least as on a CPU
+
+
+@pytest.mark.parametrize("memory, chunks", [(0, [7, 7, 5]), (160 * 503 * 10, [10, 9]), (GB, [19])])
+def test_a_gpus_memory_decides_how_many_logits_are_held(monkeypatch, memory, chunks):
+    model, ids, rows = GPT(SMALL), torch.zeros(1, 20, dtype=torch.long), []
+    monkeypatch.setattr(models, "gpu_memory", lambda device: memory)
+    monkeypatch.setattr(models, "LOGITS_AT_ONCE", 503 * 7)
+    monkeypatch.setattr(model, "unembed", lambda hidden: rows.append(len(hidden)) or
+                        GPT.unembed(model, hidden))
+    models.target_logprobs(model, ids, torch.ones_like(ids, dtype=torch.bool))
+    assert rows == chunks
+
+
 def test_the_papers_setting_by_hand():
     """Policy 1.3B (24 layers of 2048), value function 6B (32 of 4096), in bytes."""
     assert (plan.parameters(CONFIGS["1.3B"]), plan.parameters(CONFIGS["6B"])) == (P, Q)
-    plain = plan.phases(CONFIGS["1.3B"], CONFIGS["6B"], 2048, plan.Savings())
+    plain = plan.phases(CONFIGS["1.3B"], CONFIGS["6B"], 2048, plan.Savings(), 141 * GB)
     saved = plan.phases(CONFIGS["1.3B"], CONFIGS["6B"], 2048,
-                        plan.Savings(8192, recompute=True, offload=True, sample_rows=32))
+                        plan.Savings(8192, recompute=True, offload=True, sample_rows=32),
+                        141 * GB)
     # 512 rows of 2048 positions, 24 layers of keys and values of 2048 in bf16: 206 GB, and 3/8 more
     assert plain["sampling"] == (20 * P + 16 * Q + plan.OVERHEAD + 2 * P + 30 * 512 * 50257
                                  + 512 * 2048 * 24 * 2 * 2048 * 2 * 11 // 8)
@@ -103,6 +123,8 @@ def test_the_papers_setting_by_hand():
     # with everything: weights, moments and gradients of the value function and the policy's moments
     assert saved["value update"] == (12 * P + 16 * Q + plan.OVERHEAD + 4 * 4096 * 32 * 8192
                                      + 38 * 4096 * 8192 + 24 * 4096**2)
+    assert saved["policy update"] == (16 * P + 12 * Q + plan.OVERHEAD + 4 * 2048 * 24 * 8192
+                                      + 38 * 2048 * 8192 + 24 * 2048**2 + 20 * 8192 * 50257)
     assert saved["rewards"] == 12 * P + 16 * Q + plan.OVERHEAD + 38 * 4096 * 8192 + 24 * 4096**2
     assert saved["sampling"] == (14 * P + 12 * Q + plan.OVERHEAD + 30 * 32 * 50257
                                  + 32 * 2048 * 24 * 2 * 2048 * 2 * 11 // 8)
