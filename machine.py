@@ -154,6 +154,7 @@ class Replayed:
             except RuntimeError as error:
                 print(f"no CUDA graph, sampling step by step: {error}", flush=True)
                 Replayed.works = False
+                _stop_capturing_random_numbers()
                 return self.step(x)
         return self.play(x)
 
@@ -189,6 +190,13 @@ def _capture(work, stream, *pool):
                 raise
     torch.cuda.current_stream().wait_stream(stream)
     return graph, result
+
+
+def _stop_capturing_random_numbers():
+    """Where a recording failed, the generator of torch up to 2.11 believes that it goes on, and
+    the next random number raises. A clone has its seed and its place, and not that belief."""
+    for generator in torch.cuda.default_generators:
+        generator.graphsafe_set_state(generator.clone_state())
 
 
 @cache

@@ -265,6 +265,36 @@ def test_where_a_step_cannot_be_recorded_it_runs_as_written(monkeypatch, capsys)
     assert capsys.readouterr().out.count("no CUDA graph") == 1
 
 
+def test_after_a_recording_that_failed_there_are_random_numbers(monkeypatch):
+    class Generator:
+        """Of a GPU: `capturing` as torch 2.11 leaves it; what is cloned goes on where it was."""
+
+        def __init__(self, place, capturing):
+            self.place, self.capturing = place, capturing
+
+        def clone_state(self):
+            return Generator(self.place, capturing=False)
+
+        def graphsafe_set_state(self, other):
+            self.__dict__ = other.__dict__
+
+    def refuse(step, x):
+        one.capturing = True
+        raise RuntimeError("operation not permitted when stream is capturing")
+    one = Generator(12, capturing=False)
+    monkeypatch.setattr(torch.cuda, "default_generators", (one,))
+    monkeypatch.setattr(machine, "record", refuse)
+    monkeypatch.setattr(machine.Replayed, "works", True)
+    step = machine.Replayed(lambda x: x, torch.device("cuda"))
+    for _ in range(2):
+        step(torch.zeros(1), "kind")
+    assert one.place == 12 and not one.capturing
+    own = torch.Generator().manual_seed(3)  # a real one, of the CPU, has these methods too
+    torch.rand(5, generator=own)
+    clone = own.clone_state()
+    assert torch.equal(torch.rand(4, generator=clone), torch.rand(4, generator=own))
+
+
 def test_another_kind_of_step_is_recorded_anew(monkeypatch):
     recorded = []
     monkeypatch.setattr(machine, "record", lambda step, x: recorded.append(len(x)) or step)
