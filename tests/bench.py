@@ -125,7 +125,8 @@ def settings_of(b, config_class, **more):
 
 
 def new_model(kind, b):
-    model = kind(b.shape).to(b.device)
+    with torch.device(b.device):  # a GPU makes a billion random weights in no time
+        model = kind(b.shape)
     model.decoder.recompute = b.recompute
     return model
 
@@ -398,7 +399,8 @@ def decode_bytes(b, lens):
     """Bytes that sampling responses of these lengths must read: the weights for every step of the
     longest, and the keys and values of every row that is still running."""
     width = 2 if b.dtype == "bfloat16" else 4
-    weights = sum(p.numel() for p in GPT(b.shape).parameters()) * width
+    with torch.device("meta"):
+        weights = sum(p.numel() for p in GPT(b.shape).parameters()) * width
     cache = sum(2 * b.n_layer * b.d_model * width * (b.prompt + i) for n in lens for i in range(n))
     return weights * max(lens) + cache
 
