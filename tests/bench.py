@@ -405,6 +405,15 @@ def decode_bytes(b, lens):
     return weights * max(lens) + cache
 
 
+def needed_flops(b):
+    """Of a step of `train`: 6 a weight and token (Kaplan et al. 2020), and attention to what is not
+    in the future. torch counts logits that are computed twice, too, and attention to the future on
+    a GPU, none on a CPU."""
+    T = b.prompt + b.response
+    weights = 12 * b.n_layer * b.d_model**2 + b.vocab * b.d_model
+    return 6 * b.batch * T * (weights + b.n_layer * T * b.d_model)
+
+
 def profile(verb, b):
     rate, bandwidth = machine(b.device, getattr(torch, b.dtype))
     print(f"matrix products {rate / 1e9:,.0f} GFLOP/s, memory {bandwidth / 1e9:,.1f} GB/s")
@@ -433,9 +442,16 @@ def profile(verb, b):
               f"{read / seconds / 1e9:.1f} GB/s, {read / seconds / bandwidth:.0%} of the bandwidth")
     print(f"parts one after another {total / b.iters:.4f} s; as it runs, {together:.4f} s at "
           f"{flops / together / rate:.0%} of the matrix rate")
+    more = {}
+    if verb == "train":
+        needed = needed_flops(b)
+        more = {"needed_gflop": round(needed / 1e9, 6),
+                "needed_share_of_matrix_rate": round(needed / together / rate, 3)}
+        print(f"a step needs {needed / 1e9:.2f} GFLOP: {needed / together / rate:.0%} of the "
+              f"matrix rate")
     return {"matrix_gflops": round(rate / 1e9, 1), "memory_gb_s": round(bandwidth / 1e9, 1),
             "s_per_iter": round(together, 4), "gflop": round(flops / 1e9, 6),
-            "share_of_matrix_rate": round(flops / together / rate, 3),
+            "share_of_matrix_rate": round(flops / together / rate, 3), **more,
             "parts_s": {part: round(s / b.iters, 4) for part, s in spent.items()},
             "settings": dataclasses.asdict(b)}
 

@@ -46,5 +46,14 @@ def test_the_profile_names_the_parts_and_counts_their_operations(capsys):
     assert 0 < found["gflop"] < 0.1 and found["matrix_gflops"] > 0
 
 
+def test_a_training_steps_needed_operations_by_hand(capsys):
+    """44 tokens; 12·16² weights in the layer, 32·16 in the unembedding, 6 operations each; attention
+    to 11/2 positions on average, twice 2·16 operations each, and twice that in the backward pass."""
+    found = last_line(capsys, "train", "--profile")
+    expected = 44 * (6 * (12 * 16**2 + 32 * 16) + 3 * 11 / 2 * 2 * 2 * 16)
+    assert found["needed_gflop"] == pytest.approx(expected / 1e9, abs=1e-6)
+    assert found["needed_gflop"] == pytest.approx(found["gflop"], rel=0.1)
+
+
 def test_the_exponent_of_a_power_is_its_power():
     assert bench.slope([1, 2, 4, 8], [3, 12, 48, 192]) == pytest.approx(2)
