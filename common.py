@@ -31,7 +31,7 @@ from pathlib import Path
 
 import torch
 
-from machine import keep_freed_memory
+from machine import keep_freed_memory, without_weights
 from model import GPTConfig, set_forward_dtype
 
 
@@ -346,12 +346,13 @@ def load_model(model_class, path, stages, tokenizer, device="cpu", dropout=0.0):
     config = GPTConfig(**contents["model_config"] | {"dropout": dropout})
     try:
         _check_size(config, contents.get("weights"))
-        model = model_class(config)
+        with torch.device(device), without_weights():
+            model = model_class(config)
         _check_weights(model.state_dict(), contents["weights"])
         model.load_state_dict(contents["weights"])
     except ValueError as error:
         raise InputError(f"{path}: not the weights of a {model_class.__name__}: {error}") from None
-    return model.to(device)
+    return model
 
 
 def _check_size(config, weights):

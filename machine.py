@@ -2,6 +2,7 @@
 
     side_by_side        two independent things on a CPU's cores, each on its share of them
     keep_freed_memory   a CPU's large tensors without the system clearing each one's pages anew
+    without_weights     modules whose weights are loaded next
     packed              large weights as the processor reads them fastest, while sampling
     Replayed            a step of many small kernels, launched as one
     at_hand             a frozen model's weights on the GPU only while they are used
@@ -19,6 +20,7 @@ from functools import cache, partial
 
 import torch
 import torch.nn as nn
+from torch.overrides import TorchFunctionMode
 
 
 def side_by_side(tasks, device):
@@ -57,6 +59,15 @@ def keep_freed_memory():
         return
     mallopt(-4, 0)  # M_MMAP_MAX: no block is a mapping of its own
     mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
+
+
+class without_weights(TorchFunctionMode):
+    """Within this context modules are made with whatever is in their memory, for who loads their
+    weights next: a billion random ones take a CPU half a minute."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function not in (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_):
+            return function(*args, **(kwargs or {}))
 
 
 PACKED_FROM = 2**19  # elements of a matrix: below, a call costs more than it saves

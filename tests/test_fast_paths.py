@@ -18,6 +18,7 @@ import model as models
 import ppo
 import reward
 from common import InputError
+from data.tokenizer import load_tokenizer
 from machine import PACKED_FROM, at_hand, compile_decoder, packed, side_by_side, step_in_backward
 from model import (GPT, GPTConfig, ScalarGPT, adam, attend_once, attention, fused_attention,
                    generate, response_logprobs)
@@ -392,6 +393,19 @@ def test_what_generate_returns_can_take_part_in_training():
         assert not x.is_inference()
     loss = (model(samples.tokens_BT).logsumexp(-1)[:, :3] * samples.logprobs_BR)[samples.mask_BR]
     loss.sum().backward()
+
+
+@pytest.mark.parametrize("stage, kind", [("base", GPT), ("reward", ScalarGPT)])
+def test_a_model_is_loaded_without_first_weights(files, stage, kind):  # noqa: F811
+    weights, state = common.read_checkpoint(files[stage])["weights"], torch.get_rng_state()
+    model = common.load_model(kind, files[stage], (stage,), load_tokenizer("world"))
+    assert torch.equal(torch.get_rng_state(), state)  # no random number was drawn
+    loaded = dict(model.named_parameters())
+    assert loaded.keys() == model.state_dict().keys() == weights.keys()
+    for name, weight in loaded.items():
+        assert torch.equal(weight, weights[name]) and weight.requires_grad and weight.is_leaf
+        assert weight.dtype == torch.float32 and weight.stride() == weights[name].stride()
+    assert not torch.equal(*(GPT(SHAPE).decoder.h[0].mlp.c_fc.weight for _ in "ab"))  # as ever
 
 
 # -- recomputation --------------------------------------------------------------------------------
