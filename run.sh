@@ -151,7 +151,9 @@ if [ $VERB != hh ] && [ "$MODEL$OFFLINE$TINY$YES" != gpt2falsefalse ]; then
 fi
 RUN=runs/${NAME:-$VERB-$SEED}
 DATA=$RUN/data
-find_python "torch numpy tiktoken" requirements.txt
+# a part is told by the run that it is of: to look means to import torch
+[ "$PART" ] && [ "${PYTHON:-}" ] || find_python "torch numpy tiktoken" requirements.txt
+export PYTHON
 if [ $VERB = hh ]; then # what fits this GPU, and what it costs; without a GPU it asks
     FILES=${OFFLINE:-downloads}
     SETTINGS=$("$PYTHON" -m data.plan settings --model "$MODEL" --folder "$FILES" \
@@ -189,11 +191,13 @@ step() {
     elif [ -z "$PART" ]; then echo "   $output is there"; fi
 }
 
-# side_by_side PART…: parts of this run as processes, two at a time, each with half of the cores:
-# models this small keep one core busy and little more. Ctrl-C ends both, and they say so.
+# side_by_side PART…: parts of this run as processes that share the cores, two at a time or as many
+# as have two cores each: models this small keep one core busy and little more. Ctrl-C ends all, and
+# they say so.
 side_by_side() {
     local threads=${OMP_NUM_THREADS:-$(nproc 2>/dev/null || sysctl -n hw.ncpu)} at_once=1
-    [ "$threads" -lt 2 ] || at_once=2
+    [ "$threads" -lt 2 ] || at_once=$((threads < 4 ? 2 : threads / 2))
+    [ $at_once -le $# ] || at_once=$#
     printf '%s\n' "$@" | OMP_NUM_THREADS=$((threads / at_once)) xargs -P $at_once -I{} \
         ./run.sh --seed "$SEED" --name "$(basename "$RUN")" --part {} |
         until_all_end : || exit $(($? == 130 ? 130 : 2))
@@ -392,7 +396,7 @@ reward "$REWARD_INIT" "$RUN/reward.pt" "$DATA/comparisons.train.jsonl"
 
 if [ $VERB = world ]; then
     say "6. to 9. The SFT baseline; PPO, and PPO-ptx with pretraining gradients; all their answers" \
-        "Two at a time, about 5 minutes. SFT keeps the epoch whose answers the reward model likes" \
+        "Side by side, about 5 minutes. SFT keeps the epoch whose answers the reward model likes" \
         "best; in PPO expect reward and KL to rise. Every model answers test prompts and probes."
     side_by_side ppo_ptx ppo sft base accuracy
 else

@@ -196,3 +196,19 @@ def test_bad_flags_are_one_line(script, flags, words):
                                             "LOG": str(script.folder / "log")}, check=False)
     assert done.returncode == 2
     assert words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("threads, at_once, each", [(1, 1, 1), (2, 2, 1), (3, 2, 1), (4, 2, 2),
+                                                    (6, 3, 2), (16, 5, 3)])
+def test_parts_share_the_cores_and_know_python(script, monkeypatch, threads, at_once, each):
+    """Of the five parts at the end at_once run side by side; none looks for Python again."""
+    (script.folder / "bin" / "xargs").write_text(
+        '#!/bin/sh\necho "xargs $2 $OMP_NUM_THREADS" >>"$LOG"\nexec /usr/bin/xargs "$@"\n')
+    (script.folder / "bin" / "xargs").chmod(0o755)
+    stand_in = script.folder / "bin" / "python3"
+    stand_in.write_text(stand_in.read_text().replace(
+        '[ "$1" != -c ] ||', '[ "$1" != -c ] || echo look >>"$LOG"; [ "$1" != -c ] ||'))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    lines = script()
+    assert [line for line in lines if line.startswith("xargs")][-1] == f"xargs {at_once} {each}"
+    assert lines.count("look") == 1
