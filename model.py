@@ -612,10 +612,12 @@ def step_optimizer(model, optimizer, rate, max_grad_norm=0.0):
     """One optimizer step on the gradients accumulated so far, at `rate`, clipped to a global norm
     where max_grad_norm > 0 (*open*); clears them. Returns the norm before clipping.
     Raises FloatingPointError, leaving the weights as they were, if it is not finite."""
-    limit = max_grad_norm if max_grad_norm > 0 else float("inf")
-    norm = nn.utils.clip_grad_norm_(model.parameters(), limit).item()
+    total = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    norm = total.item()
     if not math.isfinite(norm):
         raise FloatingPointError(f"the norm of the {type(model).__name__}'s gradient is {norm}")
+    if max_grad_norm > 0:
+        nn.utils.clip_grads_with_norm_(model.parameters(), max_grad_norm, total)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()

@@ -130,7 +130,7 @@ EDITS = [
          "gradients never zeroed", "steps"),
     Edit("model.py", 'if p.dim() < 2], "weight_decay": 0.0}]',
          'if p.dim() < 2], "weight_decay": weight_decay}]', "biases and gains decay", "steps"),
-    Edit("model.py", "max_grad_norm if max_grad_norm > 0 else float(\"inf\")", "float(\"inf\")",
+    Edit("model.py", "    if max_grad_norm > 0:\n", "    if False:\n",
          "gradients not clipped", "steps"),
     Edit("model.py", '        group["lr"] = rate\n', '        group["lr"] = group["lr"]\n',
          "the schedule's rate not used", "steps"),
