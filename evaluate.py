@@ -409,7 +409,7 @@ def accuracy(config):
     rankings = load_rankings(config.comparisons, tokenizer, reward_model.config.n_ctx)
     units = []
     for group in length_sorted_batches([r.width() for r in rankings], config.micro_tokens):
-        scored = score_rankings(reward_model, [rankings[i] for i in group])
+        scored = [x.cpu() for x in score_rankings(reward_model, [rankings[i] for i in group])]
         for n, i in enumerate(group):
             loss, stats = ranking_loss(*(x[n:n + 1] for x in scored))
             units.append((i, {"labeler": rankings[i].labeler, "pairs": stats["pairs"],

@@ -194,8 +194,8 @@ def evaluate(reward_model, rankings, config):
     equally."""
     loss, right_N, pairs_N = 0.0, [], []
     for part in micro_batches(rankings, config.micro_tokens):
-        scores_NK, ranks_NK, mask_NK = score_rankings(reward_model, part)
-        for row in range(len(part)):
+        scores_NK, ranks_NK, mask_NK = (x.cpu() for x in score_rankings(reward_model, part))
+        for row in range(len(part)):  # which read numbers: a GPU would be waited for in each
             one, stats = ranking_loss(*(x[row:row + 1] for x in (scores_NK, ranks_NK, mask_NK)))
             if stats["pairs"]:
                 loss += one.item()
