@@ -535,6 +535,24 @@ def test_a_model_at_rest_comes_and_goes_with_the_weights_it_had():
     assert [p.data_ptr() for p in model.parameters()] == before
 
 
+def test_weights_at_rest_are_pinned_once_where_there_is_a_gpu(monkeypatch):
+    model, pinned = ScalarGPT(SHAPE).requires_grad_(False), []
+
+    def pin_memory(tensor):
+        if all(tensor.data_ptr() != one.data_ptr() for one in pinned):
+            pinned.append(tensor.clone())
+            return pinned[-1]
+        return tensor
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    before = [p.clone() for p in model.parameters()]
+    for _ in range(2):
+        with at_hand(model, torch.device("cpu"), offload=True):
+            pass
+        assert len(pinned) == len(before) and all(map(torch.equal, model.parameters(), before))
+        assert [p.data_ptr() for p in model.parameters()] == [one.data_ptr() for one in pinned]
+
+
 def test_side_by_side_changes_only_rounding():
     (rollout, stats, _), (same, other_stats, _) = iteration(1), iteration(2)
     assert torch.equal(rollout.tokens_BT, same.tokens_BT)
