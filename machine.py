@@ -266,9 +266,10 @@ COMPILE_FROM = 10**7  # parameters: less trains sooner than the compiler is done
 
 
 def compile_decoder(model, mode, device):
-    """torch.compile the decoder's training pass where `mode` is on, or auto for a model of some
-    size whose passes run on a GPU; sampling with the cache stays as it is. Without a C compiler, or
-    on a GPU without Python's headers, it says so and runs as written."""
+    """torch.compile the blocks of the decoder's training pass, which share one code, where `mode`
+    is on, or auto for a model of some size whose passes run on a GPU; sampling with the cache and
+    branches stay as they are (`block.forward`). Without a C compiler, or on a GPU without Python's
+    headers, it says so and runs as written."""
     if mode == "auto":
         large = sum(p.numel() for p in model.parameters()) >= COMPILE_FROM
         mode = "on" if large and device.type != "cpu" else "off"
@@ -283,4 +284,5 @@ def compile_decoder(model, mode, device):
         return
     # policy, value function, π_sft and reward model share one code: each shape and mode is a variant
     torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
-    model.decoder.compile(dynamic=True)
+    for block in model.decoder.h:
+        block.compile(dynamic=True)

@@ -277,7 +277,7 @@ class Decoder(nn.Module):
                 k, v = (torch.cat([u[prompt_of_M], w], 2) for u, w in zip(kept, own))
                 return fused_attention(q, k, v, mask_M1CS)
 
-            return block(x_NPD, attend_and_keep), block(x_MCD, attend_to_both)
+            return block.forward(x_NPD, attend_and_keep), block.forward(x_MCD, attend_to_both)
 
         x_NPD = self.wte(prompts_NP) + self.wpe.weight[:P]
         x_MCD = self.wte(tails_MC) + self.wpe((start_M1 + at_C).clamp(max=self.config.n_ctx - 1))
@@ -289,7 +289,7 @@ class Decoder(nn.Module):
         """`forward` that leaves its keys and values in an empty cache."""
         x_BPD = self.wte(tokens_BP) + self.wpe.weight[:tokens_BP.shape[1]]
         for layer, block in enumerate(self.h):
-            x_BPD = block(x_BPD, partial(cache.prefill, layer))
+            x_BPD = block.forward(x_BPD, partial(cache.prefill, layer))
         return self.ln_f(x_BPD)
 
     def decode(self, tokens_B, cache):
@@ -297,7 +297,7 @@ class Decoder(nn.Module):
         in the cache, which `advance` then makes count."""
         x_B1D = (self.wte(tokens_B) + self.wpe(cache.lens_B))[:, None]
         for layer, block in enumerate(self.h):
-            x_B1D = block(x_B1D, partial(cache.attend, layer))
+            x_B1D = block.forward(x_B1D, partial(cache.attend, layer))
         return self.ln_f(x_B1D)[:, 0]
 
 

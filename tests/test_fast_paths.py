@@ -606,8 +606,14 @@ def test_the_policys_gradient_never_holds_all_logits(monkeypatch):
     assert kept[1] <= kept[0]  # all logits would be 8 · 39 · 1024 numbers: 1.3 MB
 
 
-def test_under_compile_the_first_ratio_is_one_and_nothing_is_clipped():
-    _, stats, _ = iteration(compile="on", minibatch=8)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_under_compile_the_first_ratio_is_one_and_nothing_is_clipped(recompute):
+    """One code serves every block, and sampling has none of it."""
+    from torch._dynamo.utils import counters
+    torch._dynamo.reset()
+    counters.clear()
+    _, stats, _ = iteration(compile="on", minibatch=8, recompute=recompute)
+    assert counters["stats"]["unique_graphs"] == 1
     assert stats["max_log_ratio"] < 1e-4 and stats["clip_fraction"] == 0
     _, eager, _ = iteration(minibatch=8)
     assert stats == pytest.approx(eager, rel=1e-3, abs=1e-5)
