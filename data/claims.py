@@ -159,9 +159,10 @@ def behaviour(s, claims):
         claims.prefer(f"GPT tuned as {called} is preferred to GPT", "Fig. 5", tuned, base)
         claims.prefer(f"GPT tuned as {called} is on a par with prompted GPT", "Fig. 5", tuned,
                       prompted, line=EVEN)
-    for what, text in ("true", "true"), ("true_informative", "true and informative"):
-        for other, called, paper in ((base, "GPT", "about twice" if "inf" in text else "Fig. 6"),
-                                     (prompted, "prompted GPT", "–"), (sft, "SFT", "Fig. 6")):
+    for what, text, papers in (  # Table 14's figures are of 175B under the QA prompt
+            ("true", "true", ("71.2, 28.4 %", "–", "71.2, 51.5 %")),
+            ("true_informative", "true and informative", ("about twice", "–", "68.9, 27.1 %"))):
+        for other, called, paper in zip((base, prompted, sft), ("GPT", "prompted GPT", "SFT"), papers):
             claims.differ("4.2", f"PPO-ptx is {text} more often than {called}", paper, what, more,
                           ptx, other)
     claims.differ("4.2", "asked to be respectful, PPO-ptx is less toxic than GPT", "25 % less",
