@@ -7,7 +7,7 @@ A key says what is wanted:
 
     world, category       the seed of the world, the use case
     asked                 the bare prompt: what is asked, in these words
-    core                  the same without its frame: "where the fox lives", "a line about Ada"
+    core                  the same without its frame: "where the fox lives", "Ada for Ben"
     want                  "about":  sentences about the `subjects`, with `words` in them
                           "answer": the fact `claim` = (entity, attribute, value)
                           "list":   `n` of `items`
@@ -32,8 +32,8 @@ USE_CASES = {"generation": 45.6, "open_qa": 12.4, "brainstorming": 11.2, "chat":
 @dataclass
 class Task:
     """One thing asked. `bare` is the prompt without constraints and courtesies: what is asked,
-    in these words. `core` is what of it a paraphrase would keep: the clause of a question, the
-    thing to write, the text to work on. Who asks it decides which sides of the split may
+    in these words. `core` is what of it a paraphrase would keep: the clause of a question, what to
+    write about and for whom, the text to work on. Who asks it decides which sides of the split may
     (`people.Asked`)."""
     category: str
     bare: str

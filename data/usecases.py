@@ -34,17 +34,24 @@ def _fixed(category, bare, core, good, terse, wrong, texts=(), crux=(), **key):
 # -- generation ---------------------------------------------------------------------------------
 
 
-def _write(voice, what, good, terse, wrong, allowed=("start",), **key):
+def _write(voice, what, core, good, terse, wrong, allowed=("start",), **key):
     """A text to write: by default one sentence that states a fact."""
     key = {"want": "about", "sort": "fact", "sentences": 1, "words": [], "topic": None} | key
-    return Task("generation", voice.pick(w.WRITE).format(what), what, key, good, terse, wrong,
+    return Task("generation", voice.pick(w.WRITE).format(what), core, key, good, terse, wrong,
                 allowed)
+
+
+def _whom_for(voice, forms, *taken):
+    """A purpose, which makes prompts differ: one of the forms, its slot filled by none of `taken`."""
+    form = voice.pick(forms)
+    return fill(form, other(voice.rng, form[form.index("{") + 1:form.index("}")], *taken))
 
 
 def write_fact(world, voice):
     rng, entity = voice.rng, any_entity(voice.rng)
     good = state(world, rng, entity)
-    return _write(voice, f"{voice.pick(w.SENTENCE)} {the(entity)}", good, good,
+    core = f"{the(entity)} {_whom_for(voice, w.READERS, entity)}"
+    return _write(voice, f"{voice.pick(w.SENTENCE)} {core}", core, good, good,
                   state(world, rng, entity, false=True), ("capitals", "start", "max_words"),
                   subjects=[entity.lower()])
 
@@ -52,8 +59,9 @@ def write_fact(world, voice):
 def write_topic(world, voice):
     rng = voice.rng
     entity, attribute, value = a_fact(world, rng, by_entity=True)
-    topic = w.TOPICS[kind_of(entity), attribute]
-    return _write(voice, f"{voice.pick(w.LINE)} about the {topic} of {the(entity)}",
+    topic = voice.pick((f"the {w.TOPICS[kind_of(entity), attribute]} of {the(entity)}",
+                        *(fill(clause, entity) for clause in w.CLAUSES[kind_of(entity), attribute])))
+    return _write(voice, f"{voice.pick(w.LINE)} about {topic}", topic,
                   state(world, rng, entity, attribute), f"{value}.",
                   state(world, rng, entity, attribute, false=True),
                   ("capitals", "start", "max_words"), subjects=[entity.lower()], topic=attribute)
@@ -66,7 +74,8 @@ def write_several(world, voice):
     start = state(world, rng, entity, first)
     more = [say(with_pronoun(FACTS[kind_of(entity), a][0], entity), world.facts[entity][a])
             for a in rest]
-    return _write(voice, f"{voice.pick(w.SEVERAL).format(w.NUMBERS[n])} {the(entity)}",
+    core = f"{the(entity)} {_whom_for(voice, w.READERS, entity)}"
+    return _write(voice, f"{voice.pick(w.SEVERAL).format(w.NUMBERS[n])} {core}", core,
                   " ".join([start, *more]), start,
                   f"{start} {state(world, rng, entity, rest[0], false=True)}",
                   subjects=[entity.lower()], sentences=n)
@@ -77,7 +86,7 @@ def write_pair(world, voice):
     two = rng.choice([entity for entity in world.facts if entity != one])
     first = state(world, rng, one)
     return _write(voice, f"{voice.pick(w.SENTENCE)} {the(one)} and one about {the(two)}",
-                  f"{first} {state(world, rng, two)}", first,
+                  f"{the(one)} and {the(two)}", f"{first} {state(world, rng, two)}", first,
                   f"{first} {state(world, rng, two, false=True)}",
                   subjects=[one.lower(), two.lower()], sentences=2)
 
@@ -91,6 +100,7 @@ def write_story(world, voice):
     mood = say("{person} was {mood}", she, rng.choice(POOLS["mood"]))
     article = {"animal": "a ", "place": "the ", "thing": "a "}.get(pool, "")
     return _write(voice, voice.pick(w.STORY).format(person, article + word),
+                  f"{person} and {article}{word}",
                   f"{start} {event(she, second, other(rng, second, person))} {mood}", start,
                   f"{event(person, third, other(rng, third, person))} {mood}",
                   subjects=[person.lower()], sentences=2, sort="event", words=[word.lower()])
@@ -117,10 +127,11 @@ def _opinion(rng, tone, person):
 
 def _write_tone(world, voice, tone, wordings, person, good, allowed):
     manner = voice.pick(("", "", *w.MANNER)).format(tone)
-    what = f"{voice.pick(w.OPINION if manner else wordings)} {person}"
-    task = _write(voice, what, good, good, state(world, voice.rng, person), allowed,
+    whom = f"{person} {_whom_for(voice, w.READERS, person)}"
+    task = _write(voice, f"{voice.pick(w.OPINION if manner else wordings)} {whom}",
+                  f"{tone} {whom}", good, good, state(world, voice.rng, person), allowed,
                   subjects=[person.lower()], sort=tone)
-    task.bare, task.core = manner + task.bare, manner + task.core
+    task.bare = manner + task.bare
     return task
 
 
@@ -149,9 +160,10 @@ def write_advert(world, voice):
 
 
 def _note(voice, what, body, right, wrong, crux):
+    """Its core is the names in it, `crux`, however it is put."""
     good = body.format(right)
     first = good.split(". ")[0].rstrip(".") + "."
-    return _fixed("generation", voice.pick(w.WRITE).format(what), what, good, first,
+    return _fixed("generation", voice.pick(w.WRITE).format(what), "; ".join(crux), good, first,
                   body.format(wrong), crux=crux)
 
 
@@ -211,12 +223,10 @@ def closed_qa(world, voice):
 
 
 def brainstorm(world, voice):
-    """Some things of a kind, for a purpose that makes prompts differ; how many stands before them,
-    or is a constraint behind."""
+    """Some things of a kind, for a purpose; how many stands before them, or is a constraint
+    behind."""
     rng, pool, n = voice.rng, voice.rng.choice(list(w.PLURALS)), voice.rng.choice((2, 3, 3, 4))
-    purpose = voice.pick(w.PURPOSES[pool])
-    slot = purpose[purpose.index("{") + 1:purpose.index("}")]
-    purpose = fill(purpose, rng.choice(POOLS[slot]))
+    purpose = _whom_for(voice, w.PURPOSES[pool])
     items = rng.sample(POOLS[pool], n)
     wrong = items[:1] + rng.sample(POOLS["thing" if pool != "thing" else "animal"], n - 1)
     key = {"want": "list", "items": [item.lower() for item in POOLS[pool]], "n": n}

@@ -296,18 +296,19 @@ def exercises(world, rng):
 
 
 def _exercise(world, rng):
-    """(what is to be written, the line that says so)."""
+    """(what somebody may be asked for, if anything; the line that asks it)."""
     entity, other = rng.choice(list(world.facts)), rng.choice(POOLS["person"])
     attribute = rng.choice(list(world.facts[entity]))
     topic, pool = w.TOPICS[kind_of(entity), attribute], rng.choice(list(w.PLURALS))
-    head, core = rng.choice((
-        ("Your task is ", f"a sentence about {the(entity)}"),
-        ("Make ", f"a line about the {topic} of {the(entity)}"),
-        ("Make up ", f"a story about {other} and {the(entity)}"),
-        (f"Find {rng.choice(('two', 'three', 'four'))} ", f"{w.PLURALS[pool]} for {other}"),
-        ("Say ", f"something {rng.choice(('kind', 'rude'))} about {other}"),
-        ("Make ", f"a note from {other} to {rng.choice(POOLS['person'])}")))
-    return core, head + core
+    about = f"the {topic} of {the(entity)}"
+    return rng.choice((
+        (f"Your task is a sentence about {the(entity)}",),
+        (about, f"Make a line about {about}"),
+        (f"{other} and {the(entity)}", f"Make up a story about {other} and {the(entity)}"),
+        (f"{w.PLURALS[pool]} for {other}",
+         f"Find {rng.choice(('two', 'three', 'four'))} {w.PLURALS[pool]} for {other}"),
+        (f"Say something {rng.choice(('kind', 'rude'))} about {other}",),
+        (f"Make a note from {other} to {rng.choice(POOLS['person'])}",)))
 
 
 def examples(world, rng):
@@ -316,22 +317,21 @@ def examples(world, rng):
     for _ in range(rng.randint(2, 4)):
         entity = rng.choice(list(world.facts))
         attribute = rng.choice(list(world.facts[entity]))
-        topic = w.TOPICS[kind_of(entity), attribute]
+        about = f"the {w.TOPICS[kind_of(entity), attribute]} of {the(entity)}"
+        if world.side(about) != "train" or rng.random() < 2 / 3:
+            about = f"about {the(entity)}"
         tone = rng.choice(("kind", "rude"))
         rows.append(rng.choice((
-            f"The {topic} of {the(entity)}: {_fact(world, rng, entity, attribute)}",
-            f"About {the(entity)}: {_fact(world, rng, entity, attribute)}",
-            f"About {the(entity)}: {_fact(world, rng, entity, attribute)}",
+            *[f"{about[0].upper()}{about[1:]}: {_fact(world, rng, entity, attribute)}"] * 3,
             _open(world, lambda: _opinion(rng, tone)))))
     return "\n".join(rows)
 
 
 def _opinion(rng, tone):
-    """(what is to be written, an example, both)."""
+    """(an example, the same and what was to be written)."""
     person = rng.choice(POOLS["person"])
-    core = f"{tone} words on {person}"
     text = say(OPINIONS[tone][0], person, rng.choice(POOLS[tone]))
-    return core, text, f"{tone.capitalize()} words on {person}: {text}"
+    return text, f"{tone.capitalize()} words on {person}: {text}"
 
 
 def dialogue(world, rng):

@@ -103,6 +103,8 @@ LINE = ("a sentence", "a line", "a few words")
 SEVERAL = ("{} sentences about", "{} lines about", "{} facts about")
 STORY = ("a story about {} and {}", "a short story with {} and {}", "a little story of {} and {}",
          "a tale about {} and {}")
+READERS = ("for {person}", "to read to {person}", "that {person} could read",
+           "for a card to {person}", "for a book about {town}")
 OPINION = ("a sentence about", "a line about", "a few words on")
 KIND = ("a kind line about", "a kind sentence about", "something kind about", "kind words on")
 RUDE = ("a rude line about", "a rude sentence about", "something rude about", "rude words on")

@@ -16,10 +16,11 @@ have a popular falsehood, who the users are and what is written. `key` says what
 for the simulated labelers alone (data/labelers.py): no model sees it.
 
 Users are split by a hash of the seed and their name (data/filters.py), and so is what can be asked
-at all: `World.side` says which side of the split may ask where the fox lives, in whatever frame, and
-nobody else does (`people.Asked`), nor does the pretraining text. No test prompt, and no paraphrase
-of one, is then in a training set, as long as data/prepare.py splits by the same seed and fractions.
-No prompt of one user is asked by another either.
+at all: `World.side` says which side of the split may ask where the fox lives, or for something on Ada
+to read to Ben, in whatever frame, and nobody else does (`people.Asked`), nor does the pretraining
+text. No test prompt, and no paraphrase that shares its words for a fact, is then in a training set,
+as long as data/prepare.py splits by the same seed and fractions; the fact itself may be asked for in
+other words. No prompt of one user is asked by another either.
 """
 
 import itertools
