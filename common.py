@@ -452,6 +452,7 @@ class Stage:
     def __init__(self, stage, config, model_config, tokenizer, kept=()):
         self.out = Path(config.out)
         check_output(config, self.out)
+        self.name = self.out.name.removesuffix(".pt")
         self.metrics, locked = self._beside(".jsonl"), self._beside(".lock")
         self.saved = [self._beside(".resume.pt"), self._beside(".resume-1.pt")]
         check_output(config, self.metrics, *self.saved, locked,
@@ -473,7 +474,7 @@ class Stage:
 
     def _beside(self, end):
         """ppo.pt, ".jsonl" -> ppo.jsonl; of another name nothing is cut off, as in kl0.02.jsonl."""
-        return self.out.with_name(self.out.name.removesuffix(".pt") + end)
+        return self.out.with_name(self.name + end)
 
     def _remove_what_a_kill_left(self):
         """Half a checkpoint, each time that a run was killed while it wrote one."""
@@ -496,7 +497,7 @@ class Stage:
         self.stop_signal = number  # the step in progress ends first; see `after_step`
         if number == signal.SIGINT:  # the next one kills, which leaves the last saved state whole
             signal.signal(number, signal.SIG_DFL)
-            os.write(2, f"{self.out.stem}: finishing this step, then saving "  # print may be what
+            os.write(2, f"{self.name}: finishing this step, then saving "  # print may be what
                         f"(again: stop at once)\n".encode())                    # was interrupted
 
     def resume(self, objects, steps):
@@ -570,8 +571,7 @@ class Stage:
         speed, self.last_step = tokens / (now - self.last_step), now
         left = (now - self.started) / (step + 1 - self.first_step) * (steps - step - 1)
         text = "  ".join(f"{name} {_short(numbers[name])}" for name in shown)
-        name = self.out.name.removesuffix(".pt")
-        print(f"{name} {step + 1}/{steps}  {text}  {speed:,.0f} tokens/s  {_clock(left)} left",
+        print(f"{self.name} {step + 1}/{steps}  {text}  {speed:,.0f} tokens/s  {_clock(left)} left",
               flush=True)
         self.note(step, **numbers, tokens_per_s=round(speed, 1))
 

@@ -448,9 +448,9 @@ def load(config, tokenizer, device):
     reward_model = load_model(ScalarGPT, config.reward, ("reward",), tokenizer, device)
     value_model = load_model(ScalarGPT, config.value or config.reward, ("reward",), tokenizer,
                              device)
-    reference, average = copy.deepcopy(policy), copy.deepcopy(policy)
-    if config.reference:
-        reference = load_model(GPT, config.reference, ("base", "sft", "ppo"), tokenizer, device)
+    average = copy.deepcopy(policy)
+    reference = copy.deepcopy(policy) if not config.reference else load_model(
+        GPT, config.reference, ("base", "sft", "ppo"), tokenizer, device)
     for frozen in (reference, reward_model, average):
         frozen.requires_grad_(False).to("cpu" if config.offload else device)
     policy.decoder.recompute = value_model.decoder.recompute = config.recompute

@@ -69,8 +69,8 @@ class Run:
         self.probes = read_json_lines(self.folder / "world" / "probes.jsonl") if self.judged else []
         self.labelers = {group: [for_evaluation(one) for one in choose(group, self.seed)]
                          for group in GROUPS} if self.judged else {}
-        self.answers, self.wins, self.observe = map(cache, (
-            self.answers, self.wins, self.observe))
+        self.answers, self.wins, self.observe, self.agreement = map(cache, (
+            self.answers, self.wins, self.observe, self.agreement))
 
     def path(self, model):
         folder, _, name = model.rpartition("/")
