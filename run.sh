@@ -210,14 +210,14 @@ if [ $VERB = world ]; then
     PREPARE=(--max_prompt_tokens 48 --max_response_tokens 40)
     BASE=(--model mini --epochs 1.1 --batch 8 --rate 1.5e-3 --warmup 50 --weight_decay 0.1 --dropout 0
           --log_every 50)
-    START=(--epochs 4 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
-    SFT=(--epochs 5 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 500 --log_every 50)
+    START=(--epochs 3 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
+    SFT=(--epochs 4 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 500 --log_every 50)
     REWARD=(--rate 4e-4 --batch 8)
     # clipped: of a dozen runs without, one met a gradient that undid what it had learnt
-    PPO=(--episodes 8192 --batch 256 --minibatch 32 --policy_rate 4.5e-4 --value_rate 1e-3
+    PPO=(--episodes 5120 --batch 256 --minibatch 32 --policy_rate 4.5e-4 --value_rate 1e-3
          --max_grad_norm 1 --kl_coef 0.12 --ema_decay 0.97 --ptx_per_episode 1 --ptx_tokens 48
          --save_every 10 --show_every 10)
-    PTX_COEF=1 COMPLETIONS=4500 ANSWERS=(--probes "$RUN/world/probes.jsonl")
+    PTX_COEF=1 COMPLETIONS=4000 ANSWERS=(--probes "$RUN/world/probes.jsonl")
 elif [ $VERB = hh ]; then # the others stand in data/plan.py, by size of model and GPU
     TOKENIZER=(--tokenizer "$VOCAB")
     PTX_COEF=1
@@ -271,8 +271,14 @@ ppo() { # output, flags; REWARD_MODEL where it is another than the run's
 ppo_ptx() { # output, flags
     ppo "$1" --text "$DATA/text.train.txt" --ptx_coef "$PTX_COEF" "${@:2}"
 }
-make() { # start, early, base, sft, ppo, ppo_ptx or accuracy, and what is to be had of it
+make() { # start, early, train, valid, base, sft, ppo, ppo_ptx or accuracy, and what is to be had of it
     case $1 in
+        train | valid)
+            complete "$RUN/start.pt $RUN/early.pt" "$1" "$RUN/completions.$1.jsonl"
+            rank "$RUN/completions.$1.jsonl" training "$DATA/comparisons.$1.jsonl"
+            [ "$1" = train ] ||
+                rank "$RUN/completions.valid.jsonl" held-out "$DATA/comparisons.held-out.jsonl"
+            return ;;
         accuracy)
             accuracy "$RUN/reward.pt" "$DATA/comparisons.valid.jsonl" training
             [ $VERB != world ] ||
@@ -348,7 +354,7 @@ else
 fi
 case $PART in
     "") ;;
-    start | early | base | sft | ppo | ppo_ptx | accuracy) make "$PART"; exit ;;
+    start | early | train | valid | base | sft | ppo | ppo_ptx | accuracy) make "$PART"; exit ;;
     *) . data/study.sh; study_part "$PART"; exit ;;
 esac
 
@@ -384,11 +390,7 @@ fi
 if [ $VERB = world ]; then
     say "4. Comparisons: 4 to 9 answers a prompt, ranked by simulated labelers (a minute)" \
         "Training labelers; and for the evaluation, others who produce no training data."
-    for side in train valid; do
-        complete "$RUN/start.pt $RUN/early.pt" $side "$RUN/completions.$side.jsonl"
-        rank "$RUN/completions.$side.jsonl" training "$DATA/comparisons.$side.jsonl"
-    done
-    rank "$RUN/completions.valid.jsonl" held-out "$DATA/comparisons.held-out.jsonl"
+    side_by_side train valid
 fi
 
 say "5. The reward model: all pairs of a prompt in one batch element, one epoch$(about "2 minutes")"

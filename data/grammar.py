@@ -184,6 +184,7 @@ LABELS = {"kind", "rude", "yes", "no", "true", "false", "positive", "negative", 
           "person", "animal", "town", "food", "colour", "job", "place", "thing"}
 
 
+@lru_cache(maxsize=1 << 16)  # an answer is judged many times
 def parse(text):
     """The sentences of any text, each with what it says. Never raises."""
     sentences, subject = [], None
@@ -191,7 +192,7 @@ def parse(text):
         if match[0].strip(" .!?"):
             sentence, subject = _parse_sentence(match[0].strip(), bool(match[1]), subject)
             sentences.append(sentence)
-    return sentences
+    return tuple(sentences)
 
 
 def _parse_sentence(text, ended, subject):
