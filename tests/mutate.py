@@ -241,8 +241,8 @@ EDITS = [
          "discount and λ exchanged in the update", "steps"),
     Edit("ppo.py", "0.1 + 0.9 * iteration / max", "0.9 * iteration / max",
          "policy rate begins at 0", "ppo_math"),
-    Edit("ppo.py", "reference, average = copy.deepcopy(policy), copy.deepcopy(policy)",
-         "reference, average = policy, copy.deepcopy(policy)", "reference updated with the policy",
+    Edit("ppo.py", "reference = copy.deepcopy(policy) if not",
+         "reference = policy if not", "reference updated with the policy",
          "steps"),
     Edit("ppo.py", "    value_model = load_model(ScalarGPT, config.value or config.reward, "
          "(\"reward\",), tokenizer,\n                             device)",
