@@ -38,6 +38,7 @@ has() { # the python, the packages: it imports them, and neither it nor torch is
 old = sys.version_info < (3, 11) or [*map(int, torch.__version__.split('.')[:2])] < [2, 11]
 sys.exit(old)" 2>/dev/null
 }
+cores() { nproc 2>/dev/null || sysctl -n hw.ncpu; }
 find_python() { # the packages to import, the file that lists them
     local python
     for PYTHON in python3 python .venv/bin/python; do
@@ -66,7 +67,9 @@ if [ "${1:-}" = test ]; then
     shift
     find_python "torch numpy tiktoken pytest hypothesis" requirements-dev.txt
     echo "The tests take about 10 minutes on two cores."
-    exec "$PYTHON" -m pytest -q -m "not slow" tests "$@"
+    workers=() # a file of tests on each core, where pytest-xdist is at hand
+    ! "$PYTHON" -c "import xdist" 2>/dev/null || workers=(-n "$(cores)" --dist loadfile)
+    exec "$PYTHON" -m pytest -q -m "not slow" ${workers[@]+"${workers[@]}"} tests "$@"
 fi
 if [ "${1:-}" = prove ]; then # no part: all of them, some half an hour
     shift
@@ -195,7 +198,7 @@ step() {
 # as have two cores each: models this small keep one core busy and little more. Ctrl-C ends all, and
 # they say so.
 side_by_side() {
-    local threads=${OMP_NUM_THREADS:-$(nproc 2>/dev/null || sysctl -n hw.ncpu)} at_once=1
+    local threads=${OMP_NUM_THREADS:-$(cores)} at_once=1
     [ "$threads" -lt 2 ] || at_once=$((threads < 4 ? 2 : threads / 2))
     [ $at_once -le $# ] || at_once=$#
     printf '%s\n' "$@" | OMP_NUM_THREADS=$((threads / at_once)) xargs -P $at_once -I{} \
@@ -207,17 +210,17 @@ side_by_side() {
 if [ $VERB = world ]; then
     TOKENIZER=(--tokenizer world)
     LENGTHS=(--max_prompt 48 --max_response 40)
-    PREPARE=(--max_prompt_tokens 48 --max_response_tokens 40)
-    BASE=(--model mini --epochs 1.1 --batch 8 --rate 1.5e-3 --warmup 50 --weight_decay 0.1 --dropout 0
+    PREPARE=(--max_prompt_tokens 48 --max_response_tokens 40 --text_valid_fraction 0.02)
+    BASE=(--model mini --epochs 1.07 --batch 8 --rate 1.5e-3 --warmup 50 --weight_decay 0.1 --dropout 0
           --log_every 50)
-    START=(--epochs 3 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
+    START=(--epochs 4 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
     SFT=(--epochs 4 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 500 --log_every 50)
     REWARD=(--rate 4e-4 --batch 8)
     # clipped: of a dozen runs without, one met a gradient that undid what it had learnt
     PPO=(--episodes 5120 --batch 256 --minibatch 32 --policy_rate 4.5e-4 --value_rate 1e-3
          --max_grad_norm 1 --kl_coef 0.12 --ema_decay 0.97 --ptx_per_episode 1 --ptx_tokens 48
          --save_every 10 --show_every 10)
-    PTX_COEF=1 COMPLETIONS=4000 ANSWERS=(--probes "$RUN/world/probes.jsonl")
+    PTX_COEF=1 COMPLETIONS=4500 ANSWERS=(--probes "$RUN/world/probes.jsonl")
 elif [ $VERB = hh ]; then # the others stand in data/plan.py, by size of model and GPU
     TOKENIZER=(--tokenizer "$VOCAB")
     PTX_COEF=1
