@@ -47,8 +47,8 @@ study_part() { # what `./run.sh --seed N --part PART` makes
     local coef group others model
     case $1 in
         mini) answers start start ;;
-        mini-s) size_part mini-s 2.5e-3 1.1 ;;
-        mini-l) size_part mini-l 1.2e-3 2.4 ;;
+        mini-s) size_part mini-s 2.5e-3 1.07 ;;
+        mini-l) size_part mini-l 1.2e-3 2.3 ;;
         academic) # Figure 5 is of 175B
             at mini-l
             academic ;;
@@ -66,7 +66,7 @@ study_part() { # what `./run.sh --seed N --part PART` makes
             done ;;
         no_kl) # over-optimisation, against best of n; and PPO without demonstrations
             at mini-s
-            # half as many iterations again: seeds differ in how soon they go astray
+            # more than twice as many iterations: seeds differ in how soon they go astray
             ppo no_kl --ptx_coef 0 --kl_coef 0 --episodes 12288 --keep_every 6
             for model in "$HERE"/no_kl-*.pt; do
                 model=$(basename "$model" .pt)
