@@ -335,7 +335,7 @@ def test_these_scores_are_symmetric(name, one, other):
     assert SCORES[name](one, [other]) == pytest.approx(SCORES[name](other, [one]))
 
 
-@pytest.mark.parametrize("name", set(SCORES) - {"bleu"})
+@pytest.mark.parametrize("name", sorted(set(SCORES) - {"bleu"}))
 @any_text
 def test_a_further_answer_never_lowers_a_score(name, one, other):
     assert SCORES[name](one, ["7 cats", other]) >= SCORES[name](one, ["7 cats"])
