@@ -61,7 +61,7 @@ def arrives(world, kl_coef, iterations, seed, record):
     after, shipped = (naive.kl(world.probabilities(m), best) for m in (state.policy, state.average))
     print(f"KL to the optimum: {naive.kl(p_sft, best):.4f} before, {after:.5f} after, "
           f"{shipped:.5f} averaged")
-    record("kl_to_optimum", max(after, shipped))
+    record("kl_to_optimum", float(max(after, shipped)))
     return max(after, shipped) <= ARRIVED < naive.kl(p_sft, best)
 
 
@@ -95,7 +95,7 @@ def test_without_kl_all_mass_goes_to_the_best_response(seed, record_property):
     # Slowly: a policy that runs to the first good response forgets the best before it is drawn.
     world = World(vocab_size=4, length=3, eos=2, seed=seed)
     p = world.probabilities(train(world, 0.0, 200, seed, rate=1e-3).policy)
-    record_property("mass_on_the_best", p[world.rewards.argmax()])
+    record_property("mass_on_the_best", float(p[world.rewards.argmax()]))
     assert p[world.rewards.argmax()] > 0.97
 
 
@@ -139,7 +139,7 @@ def test_with_the_pretraining_term_the_mixed_optimum_is_reached(seed, ptx_coef, 
         return torch.cat([torch.tensor([world.prompt]).expand(512, -1), endings], dim=1)
 
     p = world.probabilities(train(world, kl_coef, 100, seed, ptx_coef=ptx_coef, text=text).policy)
-    record_property("kl_to_mixed", naive.kl(p, best))
+    record_property("kl_to_mixed", float(naive.kl(p, best)))
     without = naive.optimum(p_sft, world.rewards, kl_coef)
     assert naive.kl(p, best) <= ARRIVED < min(naive.kl(p, without), naive.kl(p, q))
 
@@ -182,7 +182,7 @@ def test_the_public_functions_alone_arrive_too(record_property):
     p_sft = world.probabilities(world.sft)
     best = naive.optimum(p_sft, world.rewards, kl_coef)
     p = world.probabilities(train_by_hand(world, kl_coef, 60, seed=3))
-    record_property("kl_to_optimum", naive.kl(p, best))
+    record_property("kl_to_optimum", float(naive.kl(p, best)))
     assert naive.kl(p, best) <= ARRIVED < naive.kl(p_sft, best)
 
 
