@@ -1,6 +1,7 @@
 """The list of wrong edits is kept up, and a wrong edit that no test notices would be seen."""
 
-import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -29,10 +30,8 @@ def test_an_edit_that_does_not_apply_is_an_error(tmp_path):
             mutate.apply(mutate.Edit("a.py", old, "z", "", ""), tmp_path)
 
 
-@pytest.mark.parametrize("new, expected", [("a + b", "survived"), ("a - b", "failed"),
-                                           ("a +", "not loaded")])
-def test_an_edit_is_told_by_whether_the_tests_fail(tmp_path, new, expected):
-    """A comment's worth of an edit survives; so does none that a test looks at."""
+def test_an_edit_is_told_by_whether_the_tests_fail(tmp_path):
+    """An edit that no test looks at survives."""
     root = tmp_path / "project"
     (root / "tests").mkdir(parents=True)
     (root / "tiny.py").write_text("def add(a, b):\n    return b + a\n")
@@ -40,6 +39,11 @@ def test_an_edit_is_told_by_whether_the_tests_fail(tmp_path, new, expected):
         f"import sys\nsys.path.insert(0, {str(root)!r})\nsys.modules.pop('tiny', None)\n")
     (root / "tests/test_tiny.py").write_text(
         "from tiny import add\n\n\ndef test_add():\n    assert add(2, 1) == 3\n")
-    edit = mutate.Edit("tiny.py", "b + a", new, "", "tiny")
-    found, _ = mutate.verdict(root, edit, pathlib.Path(tmp_path, "log"))
-    assert found == expected and (root / "tiny.py").read_text().endswith("b + a\n")
+    found = subprocess.run(  # a process of its own: what has threads, as this may, had best not fork
+        [sys.executable, "-c", "import pathlib, mutate\nfor new in ('a + b', 'a - b', 'a +'):\n"
+         "    edit = mutate.Edit('tiny.py', 'b + a', new, '', 'tiny')\n"
+         f"    root = pathlib.Path({str(root)!r})\n"
+         "    print(mutate.verdict(root, edit, root / 'log')[0])"],
+        cwd=ROOT / "tests", capture_output=True, text=True, check=True).stdout
+    assert found.splitlines() == ["survived", "failed", "not loaded"]
+    assert (root / "tiny.py").read_text().endswith("b + a\n")

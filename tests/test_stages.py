@@ -220,7 +220,8 @@ def test_a_second_ctrl_c_stops_at_once_and_what_was_saved_stays(files, tmp_path)
     slow = ("import ppo, common, time\n"
             "def gae(*rest, real=ppo.gae):\n"
             "    if common.Stage.running.step == 3:\n"
-            "        print('slow', flush=True), time.sleep(60)\n"
+            "        print('slow', flush=True)\n"
+            "        for _ in range(6000): time.sleep(0.01)\n"  # a signal just before a sleep waits
             "    return real(*rest)\n"
             "ppo.gae = gae\n"
             "common.run(ppo.main, ppo.PPOConfig)")
