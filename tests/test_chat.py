@@ -231,7 +231,7 @@ def test_what_is_on_the_screen_at_the_end_is_the_whole_page_once(monkeypatch, ca
     """Through many frames, in a window that is lower than the page."""
     for columns, rows in ((80, 40), (80, 8), (30, 5)):
         monkeypatch.setattr(terminal.shutil, "get_terminal_size",
-                            lambda: os.terminal_size((columns, rows)))
+                            lambda *_, **__: os.terminal_size((columns, rows)))
         screen, window = Terminal(columns, rows), terminal.Screen()
         screen.feed("> Who?\r\n")
         words = [answer.text.split(" ") for answer in ANSWERS]
