@@ -66,7 +66,7 @@ study_part() { # what `./run.sh --seed N --part PART` makes
             done ;;
         no_kl) # over-optimisation, against best of n; and PPO without demonstrations
             at mini-s
-            # more than twice as many iterations: seeds differ in how soon they go astray
+            # twice as many iterations: seeds differ in how soon they go astray
             ppo no_kl --ptx_coef 0 --kl_coef 0 --episodes 12288 --keep_every 6
             for model in "$HERE"/no_kl-*.pt; do
                 model=$(basename "$model" .pt)
