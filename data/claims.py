@@ -231,12 +231,12 @@ def sweeps_of_coefficients(s, claims):
                   "one of 1", "–", "text_loss", more, ptx, small("ptx_30"))
     strict = "a KL coefficient 100 times PPO's"
     claims.differ("4.2", f"{strict} leaves a higher pretraining loss than GPT's", "–", "text_loss",
-                  more, small("kl_12"), base)
+                  more, small("kl_8"), base)
     claims.differ("4.2", f"{strict} leaves fewer few-shot tasks right than GPT", "Fig. 34",
-                  "few_shot", less, small("kl_12"), base)
+                  "few_shot", less, small("kl_8"), base)
     claims.differ("4.2", f"{strict} ends with a lower reward than PPO-ptx", "Fig. 34", "reward",
-                  less, small("kl_12"), ptx)
-    for other, text in ((small("kl_12"), "a hundred times that"), (s.last_without_kl(), "none")):
+                  less, small("kl_8"), ptx)
+    for other, text in ((small("kl_8"), "a hundred times that"), (s.last_without_kl(), "none")):
         claims.prefer(f"PPO with its KL coefficient is preferred to PPO with {text}", "Fig. 36",
                       small("ppo"), other, section="E.7")
 

@@ -34,8 +34,8 @@ from data.runs import NAMES
 from evaluate import bootstrap, judge_pairs, ratio, read_json_lines, read_units
 
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
-KL_SWEEP = {"0.12 (PPO)": "ppo"} | {  # PPO's coefficient as run.sh has it, others as study.sh does
-    coef: f"kl_{coef}" for coef in ("0.02", "0.05", "0.3", "1", "3", "12")}
+KL_SWEEP = {"0.08 (PPO)": "ppo"} | {  # PPO's coefficient as run.sh has it, others as study.sh does
+    coef: f"kl_{coef}" for coef in ("0.02", "0.2", "0.5", "1", "3", "8")}
 NO_SHARES = ("reward", "kl", "length", "text_loss")  # all other measures lie from 0 to 1
 ACCURACY = {"train_accuracy": "train_accuracy", "accuracy": "valid_accuracy",
             "valid_loss": "valid_loss"}  # a sweep's column: its name in the metrics

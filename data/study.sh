@@ -60,7 +60,7 @@ study_part() { # what `./run.sh --seed N --part PART` makes
             done ;;
         kl) # Figure 34: the KL coefficient, without pretraining gradients
             at mini-s
-            for coef in 0.02 0.05 0.3 1 3 12; do
+            for coef in 0.02 0.2 0.5 1 3 8; do
                 ppo "kl_$coef" --ptx_coef 0 --kl_coef "$coef"
                 answers "kl_$coef" "kl_$coef"
             done ;;

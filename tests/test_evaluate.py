@@ -415,8 +415,8 @@ def test_the_same_run_gives_the_same_report(answered, reported, tmp_path):
     assert (tmp_path / "report.md").read_text() == reported[1]
 
 
-SMALL = ["ptx_0.1", "ptx_0.3", "ptx_3", "ptx_10", "ptx_30", "ptx_100", "kl_0.02", "kl_0.05",
-         "kl_0.3", "kl_1", "kl_3", "kl_12", "no_kl-4", "no_kl-8", "from_base"]
+SMALL = ["ptx_0.1", "ptx_0.3", "ptx_3", "ptx_10", "ptx_30", "ptx_100", "kl_0.02", "kl_0.2",
+         "kl_0.5", "kl_1", "kl_3", "kl_8", "no_kl-4", "no_kl-8", "from_base"]
 
 
 @pytest.fixture(scope="module")
