@@ -476,7 +476,7 @@ def test_a_sweep_has_the_models_that_it_names(answered, whole):
     ppo = whole[0]["models"]["mini-s"]["ppo"]
     for title, labels in (("Figure 33", ["0 (PPO)", "0.1", "0.3", "1 (PPO-ptx)", "3", "10", "30",
                                          "100"]),
-                          ("Figure 34", ["0", "0.02", "0.05", "0.12 (PPO)", "0.3", "1", "3", "12"]),
+                          ("Figure 34", ["0", "0.02", "0.08 (PPO)", "0.2", "0.5", "1", "3", "8"]),
                           ("Without a KL", ["4", "8"])):
         rows, = (rows for name, rows in sweeps.items() if name.startswith(title))
         assert list(rows) == labels
@@ -488,7 +488,7 @@ def test_a_sweep_has_the_models_that_it_names(answered, whole):
 def test_best_of_n_is_compared_at_ppos_own_kl(answered, whole):
     """Rewards of n = 4 and 8 are made 2 and 3 here, and PPO's KL a third of the way between."""
     row = whole[0]["sweeps"][
-        "PPO against best of n, n up to 64, at equal KL (mini-s)"]["0.12 (PPO)"]
+        "PPO against best of n, n up to 64, at equal KL (mini-s)"]["0.08 (PPO)"]
     assert row["reward_best"][0] == pytest.approx(2 + 1 / 3, abs=1e-4)
     assert row["win_rate_more"] == pytest.approx([0.0] * 3, abs=1e-9)    # they are its own answers
     assert row["reward"] == whole[0]["models"]["mini-s"]["ppo"]["reward"]
