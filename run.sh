@@ -274,7 +274,7 @@ ppo() { # output, flags; REWARD_MODEL where it is another than the run's
 ppo_ptx() { # output, flags
     ppo "$1" --text "$DATA/text.train.txt" --ptx_coef "$PTX_COEF" "${@:2}"
 }
-make() { # start, early, train, valid, base, sft, ppo, ppo_ptx or accuracy, and what is to be had of it
+make() { # start, early, train, valid, base, sft, ppo, ppo_ptx or accuracy, and what comes of it
     case $1 in
         train | valid)
             complete "$RUN/start.pt $RUN/early.pt" "$1" "$RUN/completions.$1.jsonl"

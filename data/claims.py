@@ -229,14 +229,14 @@ def sweeps_of_coefficients(s, claims):
                       line=NEARLY[:1])
     claims.differ("4.2", "a pretraining coefficient of 30 gives up less of the pretraining loss than "
                   "one of 1", "–", "text_loss", more, ptx, small("ptx_30"))
-    strict = "a KL coefficient 100 times PPO's"
+    strict, hundredfold = "a KL coefficient 100 times PPO's", small("kl_8")
     claims.differ("4.2", f"{strict} leaves a higher pretraining loss than GPT's", "–", "text_loss",
-                  more, small("kl_8"), base)
+                  more, hundredfold, base)
     claims.differ("4.2", f"{strict} leaves fewer few-shot tasks right than GPT", "Fig. 34",
-                  "few_shot", less, small("kl_8"), base)
+                  "few_shot", less, hundredfold, base)
     claims.differ("4.2", f"{strict} ends with a lower reward than PPO-ptx", "Fig. 34", "reward",
-                  less, small("kl_8"), ptx)
-    for other, text in ((small("kl_8"), "a hundred times that"), (s.last_without_kl(), "none")):
+                  less, hundredfold, ptx)
+    for other, text in ((hundredfold, "a hundred times that"), (s.last_without_kl(), "none")):
         claims.prefer(f"PPO with its KL coefficient is preferred to PPO with {text}", "Fig. 36",
                       small("ppo"), other, section="E.7")
 

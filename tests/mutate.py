@@ -527,7 +527,8 @@ def run_tests(root, arguments, log):
     if child == 0:
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
         os.chdir(root)
-        sys.modules["__main__"].__dict__.pop("__file__", None)  # what tests start need not import it
+        # a process that a test starts would import what stands there anew
+        sys.modules["__main__"].__dict__.pop("__file__", None)
         for number in (1, 2):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
         sys.path[:] = [path for path in sys.path if pathlib.Path(path or ".").resolve()

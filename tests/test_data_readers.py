@@ -241,7 +241,8 @@ EVERY_READER = [*READERS.values(), readers.read_text]
 
 
 @pytest.mark.parametrize("read", EVERY_READER)
-@pytest.mark.parametrize("content", [b"", b"\n\n", b" \n", gzip.compress(b"", mtime=0), b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("content", [b"", b"\n\n", b" \n", gzip.compress(b"", mtime=0),
+                                     b"\xef\xbb\xbf"])
 def test_an_empty_file_is_refused(write, read, content):
     path = write(content)
     with pytest.raises(InputError, match="(empty|no text in it); expected"):

@@ -494,7 +494,8 @@ BAD = {
     "infinite toxicity": (b"model_type,toxicity\nm,inf\n", ":2: toxicity is 'inf'"),
     "an unknown prompt": (GOOD.replace(b"Title: T", b"Name: T"), ":2: the context ends in"),
     "a cut gzip file": (gzip.compress(GOOD * 50, mtime=0)[:-20], "truncated or damaged"),
-    "a damaged gzip file": (gzip.compress(GOOD, mtime=0)[:12] + b"\xff" * 40, "truncated or damaged"),
+    "a damaged gzip file": (gzip.compress(GOOD, mtime=0)[:12] + b"\xff" * 40,
+                            "truncated or damaged"),
 }
 
 

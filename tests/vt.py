@@ -110,9 +110,9 @@ class Session:
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
             preexec_fn=self._take_terminal,
-            env={name: value for name, value in os.environ.items()  # these outweigh the window's size
-                 if name not in ("COLUMNS", "LINES")} |
-            {"TERM": "xterm-256color", "PYTHONUTF8": "1"} | environment)
+            env={name: value for name, value in os.environ.items()
+                 if name not in ("COLUMNS", "LINES")}  # which outweigh the window's size
+            | {"TERM": "xterm-256color", "PYTHONUTF8": "1"} | environment)
         os.close(slave)
 
     @staticmethod
