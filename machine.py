@@ -1,6 +1,7 @@
 """What fits the machine and what keeps it busy. Nothing here changes a number beyond its rounding.
 
     side_by_side        two independent things on a CPU's cores, each on its share of them
+    add_gradients       a batch's gradients, in parts side by side where that is faster
     keep_freed_memory   a CPU's large tensors without the system clearing each one's pages anew
     without_weights     modules whose weights are loaded next
     packed              large weights as the processor reads them fastest, while sampling
@@ -47,6 +48,43 @@ def side_by_side(tasks, device):
         return [r.result() for r in running]
     finally:
         torch.set_num_threads(cores)
+
+
+SHARED_BELOW = 2**23  # parameters: larger products keep all cores busy
+
+
+def parts_at_once(model):
+    """In how many parts to pass a batch forward and backward side by side, for `add_gradients`: on
+    a CPU as many as cores for a small model, whose cores would wait for each other at every
+    product. With dropout one, since all parts draw from one stream of random numbers."""
+    weights = list(model.parameters())
+    small = weights[0].device.type == "cpu" and sum(p.numel() for p in weights) < SHARED_BELOW
+    drops = model.training and model.config.dropout > 0
+    return torch.get_num_threads() if small and not drops else 1
+
+
+def add_gradients(parts, model):
+    """Add to the model's gradients those of the parts of a batch: functions without arguments, each
+    of which returns a scalar to differentiate, and anything. Returns these, in their order; so are
+    the gradients summed, whichever ends first."""
+    if parts_at_once(model) == 1:
+        found = []
+        for part in parts:
+            loss, result = part()
+            loss.backward()
+            found.append(result)
+        return found
+    weights = list(model.parameters())
+
+    def differentiate(part):
+        loss, result = part()
+        return torch.autograd.grad(loss, weights), result
+
+    found = side_by_side([partial(differentiate, part) for part in parts], weights[0].device)
+    for gradients, _ in found:
+        for weight, gradient in zip(weights, gradients):
+            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+    return [result for _, result in found]
 
 
 def keep_freed_memory():

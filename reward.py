@@ -13,6 +13,7 @@ import itertools
 import math
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,10 +21,11 @@ import torch.nn.functional as F
 
 from common import (InputError, Stage, check_finite, device_of, load_model, neutral, output_file,
                     required, run, setting)
-from data.batching import batch_of_epoch, length_sorted_batches, pad_right, steps_of_epoch
+from data.batching import (batch_of_epoch, even_batches, length_sorted_batches, pad_right,
+                           steps_of_epoch)
 from data.readers import read_comparisons, read_demonstrations
 from data.tokenizer import load_tokenizer
-from machine import compile_decoder
+from machine import add_gradients, compile_decoder, parts_at_once
 from model import (GPT, ScalarGPT, adam, at_least_fp32, compute_dtype,
                    cosine_rate, step_optimizer)
 
@@ -159,10 +161,10 @@ def score_branches(reward_model, rankings, device):
         prompts_NP, prompt_lens_N, tails_MC, tail_lens_M, prompt_of_M)))
 
 
-def micro_batches(rankings, micro_tokens):
+def micro_batches(rankings, micro_tokens, at_once=1):
     """The rankings in groups of like width; a prompt's completions always stay together, as the
     loss compares them."""
-    for group in length_sorted_batches([r.width() for r in rankings], micro_tokens):
+    for group in even_batches([r.width() for r in rankings], micro_tokens, at_once):
         yield [rankings[i] for i in group]
 
 
@@ -173,15 +175,17 @@ def has_pairs(ranking):
 def train_step(reward_model, optimizer, rankings, rate, config):
     """One optimizer step on a batch of prompts; returns its numbers."""
     counted = sum(map(has_pairs, rankings))
-    numbers = {"loss": 0.0, "accuracy": 0.0, "pairs": 0}
-    for part in micro_batches(rankings, config.micro_tokens):
+
+    def differentiable(part):
         loss, stats = ranking_loss(*score_rankings(reward_model, part))
         share = sum(map(has_pairs, part)) / max(1, counted)  # the mean is over the whole batch
-        (loss * share).backward()
-        numbers["loss"] += loss.item() * share
-        numbers["accuracy"] += stats["accuracy"] * stats["pairs"]
-        numbers["pairs"] += stats["pairs"]
-    numbers["accuracy"] /= max(1, numbers["pairs"])
+        return loss * share, (loss.item() * share, stats["accuracy"], stats["pairs"])
+
+    parts = micro_batches(rankings, config.micro_tokens, parts_at_once(reward_model))
+    losses, accuracies, pairs = zip(*add_gradients(
+        [partial(differentiable, part) for part in parts], reward_model))
+    numbers = {"loss": sum(losses), "pairs": sum(pairs), "accuracy": sum(
+        a * n for a, n in zip(accuracies, pairs)) / max(1, sum(pairs))}
     check_finite(numbers)
     numbers["grad_norm"] = step_optimizer(reward_model, optimizer, rate, config.max_grad_norm)
     return numbers

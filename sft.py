@@ -20,16 +20,17 @@ sizes; ./run.sh takes 1e-3.
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from common import (InputError, Stage, check_finite, device_of, load_model, neutral, output_file,
                     run, setting)
-from data.batching import (batch_of_epoch, length_sorted_batches, pad_right, steps_of_epoch,
-                           text_in_order, text_window)
+from data.batching import (batch_of_epoch, even_batches, length_sorted_batches, pad_right,
+                           steps_of_epoch, text_in_order, text_window)
 from data.readers import read_demonstrations, read_fitting_prompts, read_text
 from data.tokenizer import load_tokenizer
-from machine import compile_decoder
+from machine import add_gradients, compile_decoder, parts_at_once
 from model import (CONFIGS, GPT, ScalarGPT, adam, compute_dtype, cosine_rate,
                    generate, step_optimizer, target_logprobs)
 
@@ -129,17 +130,18 @@ def text_batch(text, step, rows, config, n_ctx):
 
 def lm_gradient(model, tokens_BT, mask_BT, weight, micro_tokens):
     """Add weight times the gradient of the mean loss over the batch's targets; returns the loss."""
-    device, total = model.decoder.wte.weight.device, 0.0
-    targets = mask_BT[:, 1:].sum()
+    device, targets = model.decoder.wte.weight.device, mask_BT[:, 1:].sum()
     lens = (mask_BT * torch.arange(1, mask_BT.shape[1] + 1)).amax(1).tolist()
-    for rows in length_sorted_batches(lens, micro_tokens):
+
+    def part(rows):
         longest = max(lens[i] for i in rows)
         tokens_bT, mask_bT = (x[rows, :longest].to(device) for x in (tokens_BT, mask_BT))
         with compute_dtype(device):
             loss = -target_logprobs(model, tokens_bT, mask_bT).sum() / targets
-        (weight * loss).backward()
-        total += loss.item()
-    return total
+        return weight * loss, loss.item()
+
+    batches = even_batches(lens, micro_tokens, parts_at_once(model))
+    return sum(add_gradients([partial(part, rows) for rows in batches], model))
 
 
 @torch.no_grad()

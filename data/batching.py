@@ -30,6 +30,18 @@ def length_sorted_batches(lengths, max_tokens, even=0.0):
     return batches
 
 
+def even_batches(lengths, max_tokens, at_once):
+    """The same for who computes several at once, `max_tokens` for all of them; where that is room
+    enough, about equal parts, one for each."""
+    limit, budget = max_tokens // at_once, sum(lengths) // at_once
+    while budget < limit:
+        batches = length_sorted_batches(lengths, budget)
+        if len(batches) <= at_once:
+            return batches
+        budget += budget // 16 + 1
+    return length_sorted_batches(lengths, limit)
+
+
 def pad_right(sequences, pad=0):
     """(tokens_BT, lens_B) of lists of ids, both torch.long; `pad` fills each row's end.
 

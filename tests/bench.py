@@ -363,8 +363,9 @@ def clocks(device, spent):
         enclose(owner, name, lambda *args, part=part, **more: part)
 
     # one after another, so that each has a time of its own
-    undo.append((ppo, "side_by_side", ppo.side_by_side))
-    ppo.side_by_side = lambda tasks, device: [task() for task in tasks]
+    for owner in ppo, sys.modules["machine"]:
+        undo.append((owner, "side_by_side", owner.side_by_side))
+        owner.side_by_side = lambda tasks, device: [task() for task in tasks]
 
     def inside(outer, own):
         return lambda *args, **more: stack[-1][0] if stack and stack[-1][0] == outer else own

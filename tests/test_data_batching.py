@@ -6,8 +6,8 @@ import torch
 
 from common import InputError
 from conftest import sweep
-from data.batching import (batch_of_epoch, epoch_order, examples_of_step, length_sorted_batches,
-                           pad_right, steps_of_epoch, text_in_order, text_window)
+from data.batching import (batch_of_epoch, epoch_order, even_batches, examples_of_step,
+                           length_sorted_batches, pad_right, steps_of_epoch, text_in_order, text_window)
 
 
 def test_micro_batches_by_hand():
@@ -125,6 +125,27 @@ def test_text_in_order_holds_each_token_once(seed):
     flat = [int(i) for part in text_in_order(np.arange(n), batch, length) for i in part.flatten()]
     lost = 1 if n % length == 1 else 0
     assert flat == list(range(n - lost))
+
+
+@sweep(100)
+def test_batches_computed_at_once_share_the_room_and_are_even(seed):
+    random = np.random.default_rng(seed)
+    lengths = random.integers(1, 60, random.integers(1, 40)).tolist()
+    room, at_once = int(random.integers(1, 4000)), int(random.integers(1, 5))
+    batches = even_batches(lengths, room, at_once)
+    assert sorted(sum(batches, [])) == list(range(len(lengths)))
+    padded = [len(batch) * max(lengths[i] for i in batch) for batch in batches]
+    assert all(n <= room // at_once or len(batch) == 1 for n, batch in zip(padded, batches))
+    if len(lengths) * max(lengths) <= room // at_once:
+        assert len(batches) <= at_once  # with room enough, no more passes than run together
+
+
+def test_even_batches_of_rows_alike_are_equal_parts():
+    assert [len(b) for b in even_batches([128] * 8, 16384, 2)] == [4, 4]
+    assert [len(b) for b in even_batches([128] * 8, 16384, 1)] == [8]
+    assert [len(b) for b in even_batches([128] * 8, 512, 2)] == [2, 2, 2, 2]
+    assert even_batches([3], 100, 4) == [[0]]
+    assert even_batches([1, 9], 0, 2) == [[1], [0]]
 
 
 @pytest.mark.parametrize("even", [0.0, 0.3, 0.6, 1.0])

@@ -5,6 +5,10 @@ import copy
 import platform
 import subprocess
 import sys
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -19,9 +23,10 @@ import ppo
 import reward
 from common import InputError
 from data.tokenizer import load_tokenizer
-from machine import PACKED_FROM, at_hand, compile_decoder, packed, side_by_side, step_in_backward
+from machine import (PACKED_FROM, add_gradients, at_hand, compile_decoder, packed, parts_at_once,
+                     side_by_side, step_in_backward)
 from model import (GPT, GPTConfig, ScalarGPT, adam, attend_once, attention, fused_attention,
-                   generate, response_logprobs)
+                   generate, response_logprobs, token_logprobs)
 from test_stages import SETTINGS, files, make  # noqa: F401 (fixture)
 
 SHAPE = GPTConfig(vocab_size=29, n_ctx=80, n_layer=3, n_head=2, d_model=16)
@@ -573,6 +578,55 @@ def test_side_by_side_keeps_order_modes_and_threads_and_raises():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
+
+
+def gradients_in_parts(cores, parts, before=None):
+    """What add_gradients adds up for a model's loss over so many parts of 12 rows, by hand where
+    cores is 0; its results; and whether the parts ran at once."""
+    torch.manual_seed(0)
+    model, tokens = randomize(GPT(SHAPE), 0.1), torch.tensor(random_ids(12 * 9)).view(12, 9)
+    for p in model.parameters():
+        p.grad = None if before is None else torch.full_like(p, before)
+    meeting = threading.Barrier(2)
+
+    def part(i):
+        with suppress(threading.BrokenBarrierError):
+            meeting.wait(1 if cores > 1 else 0)
+        loss = -token_logprobs(model(tokens[i::parts]), tokens[i::parts]).sum()
+        return loss, i
+
+    torch.set_num_threads(max(1, cores))
+    try:
+        results = add_gradients([partial(part, i) for i in range(parts)], model)
+    finally:
+        torch.set_num_threads(1)
+    return [p.grad for p in model.parameters()], results, not meeting.broken
+
+
+@pytest.mark.parametrize("before", [None, 3.0])
+def test_gradients_of_parts_side_by_side_add_up_in_their_order(before):
+    plain, _, at_once = gradients_in_parts(1, 4, before)
+    assert not at_once
+    found, results, at_once = gradients_in_parts(2, 4, before)
+    assert at_once and results == [0, 1, 2, 3]
+    for a, b in zip(plain, found, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    for _ in range(5):  # whichever ends first, to the bit
+        assert all(map(torch.equal, found, gradients_in_parts(2, 4, before)[0]))
+
+
+def test_only_small_models_without_dropout_are_passed_in_parts(monkeypatch):
+    torch.set_num_threads(3)
+    try:
+        model = GPT(replace(SHAPE, dropout=0.1)).train()
+        assert parts_at_once(model) == 1
+        assert parts_at_once(model.eval()) == 3
+        assert parts_at_once(GPT(SHAPE).train()) == 3
+        monkeypatch.setattr(machine, "SHARED_BELOW", 10)
+        assert parts_at_once(model) == 1
+    finally:
+        torch.set_num_threads(1)
+    assert parts_at_once(GPT(SHAPE)) == 1
 
 
 @pytest.mark.parametrize("at_once", [0, 3, 1])

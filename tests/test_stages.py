@@ -367,18 +367,24 @@ def test_a_reward_batch_gradient_does_not_depend_on_how_it_is_cut(files):
     rankings = reward.load_rankings(files["comparisons"], tokenizer, 32)[:5]
     tied = rankings[0]._replace(ranks=(1, 1, 1, 1))  # no pair: it must not enter the mean
     found = []
-    for micro_tokens in (10**6, 1):
+    for micro_tokens, threads in (10**6, 1), (1, 1), (10**6, 2):
         model = load_model(ScalarGPT, files["reward"], ("reward",), tokenizer)
         config = reward.RewardConfig(**reward_settings(files) | {
             "out": "unused", "micro_tokens": micro_tokens, "max_grad_norm": 0.0})
         grads = []
         optimizer = sft.adam(model, 1e-3)
         optimizer.step = lambda: grads.extend(p.grad.clone() for p in model.parameters())
-        numbers = reward.train_step(model, optimizer, [*rankings, tied], 1e-3, config)
+        torch.set_num_threads(threads)
+        try:
+            numbers = reward.train_step(model, optimizer, [*rankings, tied], 1e-3, config)
+        finally:
+            torch.set_num_threads(1)
         found.append((grads, numbers))
-    for a, b in zip(*(grads for grads, _ in found)):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
-    assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
+    (grads, numbers), *others = found
+    for other_grads, other_numbers in others:
+        for a, b in zip(grads, other_grads, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+        assert numbers == pytest.approx(other_numbers, rel=1e-4)
 
 
 @pytest.mark.parametrize("branches", [False, True])

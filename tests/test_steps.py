@@ -247,9 +247,13 @@ def test_a_fine_tuning_gradient_does_not_depend_on_how_it_is_cut():
     model = randomize(GPT(TINY))
     tokens, mask = sft.demonstration_batch([([1, 2], [3, 4, 6]), ([1], [6]), ([5, 5, 5], [1, 6])])
     grads = []
-    for micro_tokens in (10**6, 1, 10):
+    for micro_tokens, threads in (10**6, 1), (1, 1), (10, 1), (10**6, 2), (1, 3):
         model.zero_grad()
-        loss = sft.lm_gradient(model, tokens, mask, 2.0, micro_tokens)
+        torch.set_num_threads(threads)
+        try:
+            loss = sft.lm_gradient(model, tokens, mask, 2.0, micro_tokens)
+        finally:
+            torch.set_num_threads(1)
         grads.append([p.grad.clone() for p in model.parameters()])
         assert loss == pytest.approx(M.lm_loss(model(tokens), tokens, mask).item(), rel=1e-5)
     model.zero_grad()
