@@ -15,6 +15,8 @@ import subprocess
 import pytest
 from conftest import ROOT
 
+from data.study import KL_SWEEP
+
 STAND_IN = """#!/usr/bin/env bash
 [ "$1" != -c ] || exit 0
 echo "$*" >>"$LOG"
@@ -181,6 +183,20 @@ def test_a_study_makes_every_seed_size_and_sweep_and_then_nothing_twice(script):
     again = [name for name in outputs(script("study", "--seeds", "1 2", "--jobs", "2"))
              if name.endswith((".pt", ".jsonl"))]
     assert again == []
+
+
+def test_the_report_names_the_coefficients_that_the_study_gives(script):
+    given = {}
+    for words in map(str.split, script("study", "--seeds", "1")):
+        if words[0] == "ppo.py" and "/mini-s/" in words[words.index("--out") + 1]:
+            values = dict(itertools.pairwise(words))  # the last one counts
+            given[values["--out"].split("/")[-1].removesuffix(".pt")] = values
+    swept = {name for name in given if name.startswith("kl_")}
+    assert swept == set(KL_SWEEP.values()) - {"ppo"}
+    for label, name in KL_SWEEP.items():
+        assert given[name]["--kl_coef"] == label.split()[0] and given[name]["--ptx_coef"] == "0"
+    for name in (name for name in given if name.startswith("ptx_")):
+        assert given[name]["--ptx_coef"] == name.removeprefix("ptx_")
 
 
 @pytest.mark.parametrize("flags, words", [
