@@ -207,10 +207,7 @@ side_by_side() {
 }
 
 # -- settings: the paper's defaults stand in each stage; what is given here is scaled to the size --
-DTYPE=(--dtype auto)
 if [ $VERB = world ]; then
-    # a fifth faster where the processor has matrix units for bf16
-    ! grep -qs amx_bf16 /proc/cpuinfo || DTYPE=(--dtype bfloat16)
     TOKENIZER=(--tokenizer world)
     LENGTHS=(--max_prompt 48 --max_response 40)
     PREPARE=(--max_prompt_tokens 48 --max_response_tokens 40 --text_valid_fraction 0.02)
@@ -246,34 +243,33 @@ about() { [ $VERB = hh ] || echo " ($1)"; } # how long; for GPT-2, step 0 has sa
 HERE=$RUN
 base() { # flags
     step "$HERE/base.pt" "$DATA/filters.json" sft.py --out "$HERE/base.pt" --seed "$SEED" \
-        --text "$DATA/text.train.txt" --valid_text "$DATA/text.valid.txt" "${TOKENIZER[@]}" \
-        "${DTYPE[@]}" "$@"
+        --text "$DATA/text.train.txt" --valid_text "$DATA/text.valid.txt" "${TOKENIZER[@]}" "$@"
 }
 start() { # base model, output, flags
     step "$2" "$1" sft.py --out "$2" --init "$1" \
         --demonstrations "$DATA/demonstrations.train.jsonl" \
         --valid "$DATA/demonstrations.valid.jsonl" --text "$DATA/text.train.txt" \
         --valid_text "$DATA/text.valid.txt" --seed "$SEED" "${TOKENIZER[@]}" "${LENGTHS[@]}" \
-        "${DTYPE[@]}" "${@:3}"
+        "${@:3}"
 }
 reward() { # starts from, output, training comparisons, flags
     step "$2" "$1 $3" reward.py --out "$2" --init "$1" --comparisons "$3" \
         --valid "$DATA/comparisons.valid.jsonl" --seed "$SEED" \
-        --demonstrations "$DATA/demonstrations.train.jsonl" "${TOKENIZER[@]}" "${DTYPE[@]}" \
-        "${REWARD[@]}" "${@:4}"
+        --demonstrations "$DATA/demonstrations.train.jsonl" "${TOKENIZER[@]}" "${REWARD[@]}" \
+        "${@:4}"
 }
 sft() { # output, flags
     step "$HERE/$1.pt" "$HERE/base.pt $RUN/reward.pt" sft.py --out "$HERE/$1.pt" \
         --init "$HERE/base.pt" --demonstrations "$DATA/demonstrations.train.jsonl" \
         --valid "$DATA/demonstrations.valid.jsonl" --reward "$RUN/reward.pt" \
         --prompts "$DATA/prompts.valid.jsonl" --seed "$SEED" "${TOKENIZER[@]}" "${LENGTHS[@]}" \
-        "${DTYPE[@]}" "${SFT[@]}" "${@:2}"
+        "${SFT[@]}" "${@:2}"
 }
 ppo() { # output, flags; REWARD_MODEL where it is another than the run's
     local reward=${REWARD_MODEL:-$RUN/reward.pt}
     step "$HERE/$1.pt" "$HERE/start.pt $reward" ppo.py --out "$HERE/$1.pt" \
         --policy "$HERE/start.pt" --reward "$reward" --prompts "$DATA/prompts.train.jsonl" \
-        --seed "$SEED" "${TOKENIZER[@]}" "${LENGTHS[@]}" "${DTYPE[@]}" "${PPO[@]}" "${@:2}"
+        --seed "$SEED" "${TOKENIZER[@]}" "${LENGTHS[@]}" "${PPO[@]}" "${@:2}"
 }
 ppo_ptx() { # output, flags
     ppo "$1" --text "$DATA/text.train.txt" --ptx_coef "$PTX_COEF" "${@:2}"
@@ -305,7 +301,7 @@ answers() { # model, name of its answers, flags
         --checkpoint "$HERE/$1.pt" --out "$HERE/answers/$2.jsonl" --reward "$RUN/reward.pt" \
         --reference "$HERE/start.pt" --prompts "$DATA/prompts.test.jsonl" \
         --text "$DATA/text.valid.txt" --seed "$SEED" --max_response "${LENGTHS[3]}" \
-        "${TOKENIZER[@]}" "${DTYPE[@]}" ${ANSWERS[@]+"${ANSWERS[@]}"} "${@:3}"
+        "${TOKENIZER[@]}" ${ANSWERS[@]+"${ANSWERS[@]}"} "${@:3}"
 }
 prompted() { # GPT with a few demonstrations before each prompt
     answers base prompted --prefix_from "$DATA/demonstrations.train.jsonl" \
@@ -318,7 +314,7 @@ academic() { # GPT fine-tuned on mixtures of academic tasks, as FLAN and T0 are;
         step "$HERE/$mixture.pt" "$HERE/base.pt $RUN/reward.pt" sft.py --out "$HERE/$mixture.pt" \
             --init "$HERE/base.pt" --demonstrations "$RUN/world/$mixture.jsonl" --seed "$SEED" \
             --reward "$RUN/reward.pt" --prompts "$DATA/prompts.valid.jsonl" "${TOKENIZER[@]}" \
-            "${LENGTHS[@]}" "${DTYPE[@]}" "${SFT[@]}" --epochs 2 "$@"
+            "${LENGTHS[@]}" "${SFT[@]}" --epochs 2 "$@"
         answers $mixture $mixture
     done
 }
@@ -326,14 +322,14 @@ complete() { # policies, side of the prompts, output: 4 to 9 completions of each
     # shellcheck disable=SC2086
     step "$3" "$1" evaluate.py sample --checkpoint $1 --out "$3" --seed "$SEED" \
         --prompts "$DATA/prompts.$2.jsonl" --limit "$COMPLETIONS" "${TOKENIZER[@]}" \
-        "${DTYPE[@]}" --max_response "${LENGTHS[3]}"
+        --max_response "${LENGTHS[3]}"
 }
 rank() { # completions, group of simulated labelers, output: comparisons
     step "$3" "$1" -m data.labelers --completions "$1" --seed "$SEED" --group "$2" --out "$3"
 }
 accuracy() { # reward model, comparisons, name
     step "$RUN/accuracy/$3.jsonl" "$1 $2" evaluate.py accuracy --reward "$1" --comparisons "$2" \
-        --out "$RUN/accuracy/$3.jsonl" "${TOKENIZER[@]}" "${DTYPE[@]}"
+        --out "$RUN/accuracy/$3.jsonl" "${TOKENIZER[@]}"
 }
 
 # -- the pipeline ----------------------------------------------------------------------------------

@@ -75,7 +75,7 @@ study_part() { # what `./run.sh --seed N --part PART` makes
             step "$HERE/answers/best_of_64.jsonl" "$HERE/start.pt $RUN/reward.pt" evaluate.py \
                 best_of --checkpoint "$HERE/start.pt" --out "$HERE/answers" \
                 --reward "$RUN/reward.pt" --prompts "$DATA/prompts.test.jsonl" --seed "$SEED" \
-                --max_response "${LENGTHS[3]}" "${TOKENIZER[@]}" "${DTYPE[@]}"
+                --max_response "${LENGTHS[3]}" "${TOKENIZER[@]}"
             ppo from_base --ptx_coef 0 --policy "$HERE/base.pt"
             answers from_base from_base --reference "$HERE/base.pt" ;;
         reward) # five folds of labelers; more epochs; pairs shuffled over the data set
@@ -118,6 +118,11 @@ at() { # size: the stages below are of that size; narrower models have higher le
     HERE=$RUN/$1
     mkdir -p "$HERE"
     START+=(--rate $tuning) SFT+=(--rate $tuning) PPO+=(--policy_rate $policy)
+    # twice as fast for the largest where the processor has bf16 matrix units; little for the others
+    if [ "$1" = mini-l ] && grep -qs amx_bf16 /proc/cpuinfo; then
+        BASE+=(--dtype bfloat16) START+=(--dtype bfloat16) SFT+=(--dtype bfloat16)
+        PPO+=(--dtype bfloat16) ANSWERS+=(--dtype bfloat16)
+    fi
 }
 
 size_part() { # size, learning rate of the base model, its epochs of text: the largest finds out
