@@ -25,7 +25,7 @@ from data.batching import (batch_of_epoch, even_batches, length_sorted_batches, 
                            steps_of_epoch)
 from data.readers import read_comparisons, read_demonstrations
 from data.tokenizer import load_tokenizer
-from machine import add_gradients, compile_decoder, parts_at_once
+from machine import add_gradients, compile_decoder, parts_at_once, side_by_side
 from model import (GPT, ScalarGPT, adam, at_least_fp32, compute_dtype,
                    cosine_rate, step_optimizer)
 
@@ -197,9 +197,11 @@ def evaluate(reward_model, rankings, config):
     interval is that of a mean over prompts (a prompt's pairs are not independent), pairs weighing
     equally."""
     loss, right_N, pairs_N = 0.0, [], []
-    for part in micro_batches(rankings, config.micro_tokens):
-        scores_NK, ranks_NK, mask_NK = (x.cpu() for x in score_rankings(reward_model, part))
-        for row in range(len(part)):  # which read numbers: a GPU would be waited for in each
+    parts = list(micro_batches(rankings, config.micro_tokens))
+    for scored in side_by_side([partial(score_rankings, reward_model, part) for part in parts],
+                               reward_model.head.weight.device):
+        scores_NK, ranks_NK, mask_NK = (x.cpu() for x in scored)
+        for row in range(len(scores_NK)):  # which read numbers: a GPU would be waited for in each
             one, stats = ranking_loss(*(x[row:row + 1] for x in (scores_NK, ranks_NK, mask_NK)))
             if stats["pairs"]:
                 loss += one.item()
