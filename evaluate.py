@@ -47,15 +47,17 @@ STAGES = ("base", "sft", "ppo")  # whose checkpoints answer prompts
 
 def sample_responses(model, prompts, max_response, temperature, eos, *key, batch=256):
     """One sampled response to each prompt (token lists; end-of-text is part of it), the same for
-    the same `key`."""
-    responses = []
+    the same `key`. Prompts of like length are answered together."""
+    responses = [None] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     for first in range(0, len(prompts), batch):
+        chosen = order[first:first + batch]
         with compute_dtype(model.decoder.wte.weight.device):
-            samples = generate(model, prompts[first:first + batch], max_response, temperature, eos,
+            samples = generate(model, [prompts[i] for i in chosen], max_response, temperature, eos,
                                seeded_generator("answers", *key, first))
-        rows = zip(samples.tokens_BT.tolist(), samples.prompt_lens_B.tolist(),
-                   samples.lens_B.tolist())
-        responses += [row[p:n] for row, p, n in rows]
+        for i, row, p, n in zip(chosen, samples.tokens_BT.tolist(), samples.prompt_lens_B.tolist(),
+                                samples.lens_B.tolist()):
+            responses[i] = row[p:n]
     return responses
 
 

@@ -119,10 +119,13 @@ class KVCache:
         self.keys = [like.new_zeros(shape) for _ in range(config.n_layer)]
         self.values = [like.new_zeros(shape) for _ in range(config.n_layer)]
 
-    def start(self, lens_B):
-        """The prompts are in; row b goes on at position lens_B[b]. Where the next token's keys and
-        values go is counted through all rows' heads. Beyond lens_B[b] a row still holds keys and
-        values of its prompt's padding, and zeros: a bias of −∞ hides them."""
+    def start(self, lens_B, rows_B):
+        """Row b goes on at position lens_B[b] after what row rows_B[b] holds so far. Where the next
+        token's keys and values go is counted through all rows' heads. Beyond lens_B[b] a row still
+        holds keys and values of its prompt's padding, and zeros: a bias of −∞ hides them."""
+        for kept in self.keys, self.values:
+            for layer, old in enumerate(kept):  # one at a time: its memory serves the next
+                kept[layer] = old[rows_B]
         (B, H, S, _), device = self.keys[0].shape, lens_B.device
         self.lens_B, self.longest = lens_B.clone(), int(lens_B.max())
         self.at_N = torch.arange(B * H, device=device) * S + lens_B.repeat_interleave(H)
@@ -158,9 +161,7 @@ class KVCache:
 
     def keep(self, alive_B):
         """Only the rows that are alive go on."""
-        self.keys = [k[alive_B] for k in self.keys]
-        self.values = [v[alive_B] for v in self.values]
-        self.start(self.lens_B[alive_B])
+        self.start(self.lens_B[alive_B], alive_B)
 
 
 # -- the decoder (GPT-2: learned positions, pre-LayerNorm, biases, tanh-GELU, 4·D feed-forward) ---
@@ -569,11 +570,13 @@ def sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
     look_every = 1 if cpu else 8  # steps; to look makes a GPU wait
     worth = 0.75 if cpu else 0.5  # of the rows left: to copy the cache for, and to record anew
     like = model.decoder.wte.weight.new_empty(0, dtype=product_dtype(model.decoder.wte.weight))
-    cache = KVCache(model.config, len(rows_b), P + R, like, positions_at_once(rows_b.device))
+    # a prompt that several rows have goes through the model once
+    prompts_nP, prompt_of_b = tokens_BT[rows_b, :P].unique(dim=0, return_inverse=True)
+    cache = KVCache(model.config, len(prompts_nP), P + R, like, positions_at_once(rows_b.device))
     decode = Replayed(partial(model.decoder.decode, cache=cache), rows_b.device)
-    hidden_bPD = model.decoder.prefill(tokens_BT[rows_b, :P], cache)
-    hidden_bD = hidden_bPD[torch.arange(len(rows_b)), start_b - 1]
-    cache.start(start_b)
+    hidden_nPD = model.decoder.prefill(prompts_nP, cache)
+    hidden_bD = hidden_nPD[prompt_of_b, start_b - 1]
+    cache.start(start_b, prompt_of_b)
     for i in range(R):
         logprobs_bV = log_softmax(model.unembed(hidden_bD), temperature)
         next_b = draw(logprobs_bV, uniform_RB[i, rows_b])

@@ -245,7 +245,8 @@ class Validation:
             n_ctx = min(n_ctx, self.reward_model.config.n_ctx)
             fitting, _ = read_fitting_prompts(
                 config.prompts, tokenizer, min(config.max_prompt, n_ctx - config.max_response))
-            self.prompts = [ids for _, ids in fitting[:config.choose_prompts]]
+            # those of like length are answered together
+            self.prompts = sorted((ids for _, ids in fitting[:config.choose_prompts]), key=len)
 
     def measure(self, model):
         """{name: number}, and the answers' scores_N, None without a reward model."""

@@ -76,6 +76,8 @@ EDITS = [
          "        if False:", "logits rounded to bf16", "fast_paths::not_rounded"),
     Edit("model.py", "        self.lens_B += 1", "        self.lens_B = self.lens_B + 1",
          "a recorded step goes on with old positions", "fast_paths::played"),
+    Edit("model.py", "cache.start(start_b, prompt_of_b)", "cache.start(start_b, prompt_of_b.flip(0))",
+         "rows go on from each other's prompts", "generate"),
     Edit("model.py", "(len(rows_b), cache.shown))", "len(rows_b))",
          "a recorded step looks at too few positions", "fast_paths::played"),
     Edit("model.py", "self.wpe(cache.lens_B)", "self.wpe(cache.lens_B - 1)",
@@ -446,6 +448,9 @@ EDITS = [
          "            os.replace(asides.pop(path), path)\n        for",
          "a set of files half old, half new", "steps::belong_together", "places"),
     # -- evaluate.py ------------------------------------------------------------------------------
+    Edit("evaluate.py", "responses[i] = row[p:n]", "responses[first] = row[p:n]; first += 1",
+         "answers to the prompts sorted by length, not to those that were asked",
+         "evaluate::in_the_order"),
     Edit("evaluate.py", "[0.025, 0.975]", "[0.05, 0.95]", "90 % for 95 %", "second_reading"),
     Edit("evaluate.py", "[rng.integers(len(units), size=len(units))]",
          "[rng.integers(len(units), size=(len(units) + 1) // 2)]",

@@ -41,6 +41,19 @@ def tasks(count, seed=0):
 LABELERS = [for_evaluation(one) for one in choose("training")]
 
 
+def test_answers_come_in_the_order_of_their_prompts():
+    """However prompts are batched: greedy, each one's answer is the one it gets alone."""
+    torch.manual_seed(0)
+    model = randomize(GPT(GPTConfig(vocab_size=13, n_ctx=24, n_layer=2, n_head=2, d_model=16)))
+    prompts = [torch.randint(13, (1 + 7 * i % 11,)).tolist() for i in range(9)]
+    prompts.append(prompts[2])
+    together, small = (evaluate.sample_responses(model, prompts, 8, 0.0, None, "key", batch=n)
+                       for n in (256, 4))
+    alone = [evaluate.sample_responses(model, [p], 8, 0.0, None, "key")[0] for p in prompts]
+    assert together == small == alone
+    assert len(set(map(tuple, alone))) > 5  # they differ enough to be told apart
+
+
 def test_a_model_against_itself_wins_half():
     some, rng = tasks(600), random.Random(0)
     keys = [t.key for t in some]
