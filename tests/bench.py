@@ -71,6 +71,7 @@ class Bench:
     micro_tokens: int = 0  # 0: the stages' own
     recompute: bool = False
     plain: bool = False  # the reward batch without sharing its prompts' passes
+    whole: bool = False  # a small model's batch in one piece, whose products all cores share
     threads: int = 0  # 0: torch's own
     seed: int = 0
     peer: bool = False
@@ -209,6 +210,8 @@ def prepare(verb, b):
     torch.set_num_threads(b.threads)
     torch.manual_seed(b.seed)
     models.set_forward_dtype(b.dtype)
+    if b.whole:
+        sys.modules["machine"].SHARED_BELOW = 0
     step = WORK[verb](b)
     return with_ends(step, b) if b.eos else step
 
