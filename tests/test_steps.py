@@ -228,7 +228,7 @@ def test_the_interval_of_pair_accuracy_by_hand(monkeypatch):
         torch.tensor([[next(scores), 0.0] for _ in part]), torch.tensor([[1, 2]] * len(part)),
         torch.ones(len(part), 2, dtype=torch.bool)))
     cfg = reward.RewardConfig(init="", comparisons="", out="")
-    found = reward.evaluate(None, rankings, cfg)
+    found = reward.evaluate(ScalarGPT(TINY), rankings, cfg)
     assert found["valid_accuracy"] == 0.75 and found["valid_pairs"] == 4
     assert found["valid_interval"] == pytest.approx(1.96 * (3 / 16 * 4 / 3) ** 0.5 / 2)
 
