@@ -56,7 +56,8 @@ SHARED_BELOW = 2**23  # parameters: larger products keep all cores busy
 def parts_at_once(model):
     """In how many parts to pass a batch forward and backward side by side, for `add_gradients`: on
     a CPU as many as cores for a small model, whose cores would wait for each other at every
-    product: long, where the machine's other guests take them away at times. With dropout one, since all parts draw from one stream of random numbers."""
+    product: long, where the machine's other guests take them away at times. With dropout one, since
+    all parts draw from one stream of random numbers."""
     weights = list(model.parameters())
     small = weights[0].device.type == "cpu" and sum(p.numel() for p in weights) < SHARED_BELOW
     drops = model.training and model.config.dropout > 0

@@ -40,6 +40,7 @@ import torch
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import machine as cores  # noqa: E402 (its name is a function's here)
 import model as models  # noqa: E402
 import ppo  # noqa: E402
 import reward  # noqa: E402
@@ -211,7 +212,7 @@ def prepare(verb, b):
     torch.manual_seed(b.seed)
     models.set_forward_dtype(b.dtype)
     if b.whole:
-        sys.modules["machine"].SHARED_BELOW = 0
+        cores.SHARED_BELOW = 0
     step = WORK[verb](b)
     return with_ends(step, b) if b.eos else step
 
@@ -366,7 +367,7 @@ def clocks(device, spent):
         enclose(owner, name, lambda *args, part=part, **more: part)
 
     # one after another, so that each has a time of its own
-    for owner in ppo, sys.modules["machine"]:
+    for owner in ppo, cores:
         undo.append((owner, "side_by_side", owner.side_by_side))
         owner.side_by_side = lambda tasks, device: [task() for task in tasks]
 

@@ -7,7 +7,8 @@ import torch
 from common import InputError
 from conftest import sweep
 from data.batching import (batch_of_epoch, epoch_order, even_batches, examples_of_step,
-                           length_sorted_batches, pad_right, steps_of_epoch, text_in_order, text_window)
+                           length_sorted_batches, pad_right, steps_of_epoch, text_in_order,
+                           text_window)
 
 
 def test_micro_batches_by_hand():

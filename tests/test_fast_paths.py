@@ -581,8 +581,8 @@ def test_side_by_side_keeps_order_modes_and_threads_and_raises():
 
 
 def gradients_in_parts(cores, parts, before=None):
-    """What add_gradients adds up for a model's loss over so many parts of 12 rows, by hand where
-    cores is 0; its results; and whether the parts ran at once."""
+    """What add_gradients adds up on so many cores for a model's loss over so many parts of 12 rows,
+    on top of `before`; its results; and whether the parts ran at once."""
     torch.manual_seed(0)
     model, tokens = randomize(GPT(SHAPE), 0.1), torch.tensor(random_ids(12 * 9)).view(12, 9)
     for p in model.parameters():
@@ -591,11 +591,11 @@ def gradients_in_parts(cores, parts, before=None):
 
     def part(i):
         with suppress(threading.BrokenBarrierError):
-            meeting.wait(1 if cores > 1 else 0)
+            meeting.wait(5 if cores > 1 else 0)  # until another part is here
         loss = -token_logprobs(model(tokens[i::parts]), tokens[i::parts]).sum()
         return loss, i
 
-    torch.set_num_threads(max(1, cores))
+    torch.set_num_threads(cores)
     try:
         results = add_gradients([partial(part, i) for i in range(parts)], model)
     finally:
