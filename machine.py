@@ -1,7 +1,8 @@
 """What fits the machine and what keeps it busy. Nothing here changes a number beyond its rounding.
 
     side_by_side        two independent things on a CPU's cores, each on its share of them
-    add_gradients       a batch's gradients, in parts side by side where that is faster
+    add_gradients       a batch's gradients, by several processes where that is faster
+    threads             fewer of torch's threads for a while
     keep_freed_memory   a CPU's large tensors without the system clearing each one's pages anew
     without_weights     modules whose weights are loaded next
     packed              large weights as the processor reads them fastest, while sampling
@@ -12,9 +13,17 @@
 """
 
 import ctypes
+import mmap
+import multiprocessing
 import os
+import pickle
 import shutil
+import signal
+import sys
 import sysconfig
+import time
+import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache, partial
@@ -41,51 +50,159 @@ def side_by_side(tasks, device):
         with torch.set_grad_enabled(grad), torch.autocast("cpu", enabled=low):
             return task()
 
-    torch.set_num_threads(cores // workers)
+    with threads(cores // workers), ThreadPoolExecutor(workers) as pool:
+        running = [pool.submit(run, task) for task in tasks]
+    return [r.result() for r in running]
+
+
+@contextmanager
+def threads(number):
+    """Within this context torch's operations on a CPU take so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
     try:
-        with ThreadPoolExecutor(workers) as pool:
-            running = [pool.submit(run, task) for task in tasks]
-        return [r.result() for r in running]
+        yield
     finally:
-        torch.set_num_threads(cores)
+        torch.set_num_threads(before)
 
 
 SHARED_BELOW = 2**23  # parameters: larger products keep all cores busy
 
 
 def parts_at_once(model):
-    """In how many parts to pass a batch forward and backward side by side, for `add_gradients`: on
-    a CPU as many as cores for a small model, whose cores would wait for each other at every
-    product: long, where the machine's other guests take them away at times. With dropout one, since
-    all parts draw from one stream of random numbers."""
+    """In how many parts to pass a batch forward and backward at once, for `add_gradients`: for a
+    small model on a CPU as many as cores, as these would wait for each other at every product. One
+    where there is no Linux: elsewhere a process that has used torch may not be forked."""
     weights = list(model.parameters())
     small = weights[0].device.type == "cpu" and sum(p.numel() for p in weights) < SHARED_BELOW
-    drops = model.training and model.config.dropout > 0
-    return torch.get_num_threads() if small and not drops else 1
+    return torch.get_num_threads() if small and sys.platform == "linux" else 1
 
 
 def add_gradients(parts, model):
-    """Add to the model's gradients those of the parts of a batch: functions without arguments, each
-    of which returns a scalar to differentiate, and anything. Returns these, in their order; so are
-    the gradients summed, whichever ends first."""
-    if parts_at_once(model) == 1:
-        found = []
-        for part in parts:
-            loss, result = part()
-            loss.backward()
-            found.append(result)
-        return found
+    """Add to the model's gradients those of the parts of a batch: functions that pickle, each of
+    which takes the model and returns a scalar to differentiate, and anything. Returns these, in
+    their order; the gradients are summed in an order of their own, always the same. Where
+    `parts_at_once`, this process computes every so manieth part, helpers the others."""
+    team = 1 + len(helpers := _helpers_of(model, parts_at_once(model) - 1))
+    found = [None] * len(parts)
+    try:
+        with threads(torch.get_num_threads() // team):
+            for i, helper in enumerate(helpers, 1):
+                helper.begin(parts[i::team], model)
+            found[::team] = [_differentiate(part, model) for part in parts[::team]]
+            for i, helper in enumerate(helpers, 1):
+                found[i::team] = helper.end(model)
+    except BaseException:  # a helper may be left in the middle of something
+        _HELPERS.pop(model, None)
+        raise
+    return found
+
+
+def _differentiate(part, model):
+    loss, result = part(model)
+    loss.backward()
+    return result
+
+
+_HELPERS = weakref.WeakKeyDictionary()  # model: the addresses of its weights, its helpers
+
+
+def _helpers_of(model, count):
+    """So many; those it has, as long as the model keeps its weights where they see them."""
     weights = list(model.parameters())
+    places, helpers = _HELPERS.get(model, (None, []))
+    if len(helpers) != count or count and places != [p.data_ptr() for p in weights]:
+        for p in weights:
+            p.data = _in_common(p.data)
+        helpers = [Helper(model) for _ in range(count)]
+        _HELPERS[model] = [p.data_ptr() for p in weights], helpers
+    return helpers
 
-    def differentiate(part):
-        loss, result = part()
-        return torch.autograd.grad(loss, weights), result
 
-    found = side_by_side([partial(differentiate, part) for part in parts], weights[0].device)
-    for gradients, _ in found:
-        for weight, gradient in zip(weights, gradients):
-            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
-    return [result for _, result in found]
+def _in_common(like):
+    """A copy in memory that this process and those forked from now on have in common."""
+    memory = mmap.mmap(-1, like.numel() * like.element_size())
+    return torch.frombuffer(memory, dtype=like.dtype).view(like.shape).copy_(like)
+
+
+class Helper:
+    """A process that sums gradients of a model beside this one, whose weights it sees: a thread
+    would wait at each operation for the interpreter's lock. Ends with the model or this process."""
+
+    def __init__(self, model):
+        self.gradients = [_in_common(torch.zeros_like(p)) for p in model.parameters()]
+        self.pipe, theirs = multiprocessing.Pipe()
+        sys.stdout.flush()
+        with warnings.catch_warnings():  # of the other threads, which the child does without
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if not pid:
+            try:
+                _help(theirs, model, self.gradients)
+            finally:
+                os._exit(0)
+        theirs.close()
+        weakref.finalize(self, _dismiss, self.pipe, pid)
+
+    def begin(self, parts, model):
+        """Let it compute the gradients of these parts."""
+        drops = model.training and model.config.dropout > 0
+        seed = torch.randint(2**62, ()).item() if drops else 0
+        self.pipe.send_bytes(pickle.dumps((parts, model.training, seed)))
+
+    def end(self, model):
+        """Add them to the model's; returns what the parts returned."""
+        try:
+            found = pickle.loads(_receive(self.pipe))
+        except EOFError:  # it heeds no other signal than the system's for want of memory
+            raise MemoryError from None
+        if isinstance(found, Exception):
+            raise found
+        for p, gradient in zip(model.parameters(), self.gradients):
+            p.grad = gradient.clone() if p.grad is None else p.grad.add_(gradient)
+        return found
+
+
+def _help(pipe, model, gradients):
+    """What a helper does: compute what comes, until there is nobody to send more."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # are for the other process, which ends a step
+        signal.signal(number, signal.SIG_IGN)
+    os.closerange(3, pipe.fileno())  # locks, and the pipes of others
+    os.closerange(pipe.fileno() + 1, 2**16)
+    torch.set_num_threads(1)
+    for p, gradient in zip(model.parameters(), gradients):
+        p.grad = gradient
+    with suppress(EOFError, BrokenPipeError):
+        while task := _receive(pipe):
+            parts, training, seed = pickle.loads(task)
+            model.train(training)
+            torch.manual_seed(seed)
+            for gradient in gradients:
+                gradient.zero_()
+            try:
+                found = [_differentiate(part, model) for part in parts]
+            except Exception as error:
+                found = error
+            pipe.send_bytes(pickle.dumps(found))
+
+
+def _dismiss(pipe, pid):
+    with suppress(BrokenPipeError):
+        pipe.send_bytes(b"")
+    pipe.close()
+    os.waitpid(pid, 0)
+
+
+AWAKE = 0.02  # seconds
+
+
+def _receive(pipe):
+    """The next message. Stays awake for it a while, as the next part comes soon: a core that sleeps
+    takes long to wake on a virtual machine whose host is busy, milliseconds at times."""
+    until = time.monotonic() + AWAKE
+    while not pipe.poll() and time.monotonic() < until:
+        os.sched_yield()
+    return pipe.recv_bytes()
 
 
 def keep_freed_memory():

@@ -18,8 +18,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from machine import (Replayed, gpu_memory, packed, positions_at_once, product_dtype, row_length,
-                     wide_product)
+from machine import (Replayed, gpu_memory, packed, parts_at_once, positions_at_once, product_dtype,
+                     row_length, threads, wide_product)
 
 # -- sizes (App. C; GPT-3, Table 2.1; GPT-2, Table 2) -------------------------------------------
 
@@ -615,15 +615,17 @@ def step_optimizer(model, optimizer, rate, max_grad_norm=0.0):
     """One optimizer step on the gradients accumulated so far, at `rate`, clipped to a global norm
     where max_grad_norm > 0 (*open*); clears them. Returns the norm before clipping.
     Raises FloatingPointError, leaving the weights as they were, if it is not finite."""
-    total = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-    norm = total.item()
-    if not math.isfinite(norm):
-        raise FloatingPointError(f"the norm of the {type(model).__name__}'s gradient is {norm}")
-    if max_grad_norm > 0:
-        nn.utils.clip_grads_with_norm_(model.parameters(), max_grad_norm, total)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
+    # where helpers have computed gradients, they are awake on the other cores
+    with threads(torch.get_num_threads() // parts_at_once(model)):
+        total = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        norm = total.item()
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the norm of the {type(model).__name__}'s gradient is {norm}")
+        if max_grad_norm > 0:
+            nn.utils.clip_grads_with_norm_(model.parameters(), max_grad_norm, total)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm
 

@@ -172,18 +172,20 @@ def has_pairs(ranking):
     return len(set(ranking.ranks)) > 1
 
 
+def loss_of_part(rankings, counted, reward_model):
+    """The share of some of a batch's rankings in its loss, the mean over `counted` prompts; and
+    (that as a number, accuracy, pairs)."""
+    loss, stats = ranking_loss(*score_rankings(reward_model, rankings))
+    loss = loss * (sum(map(has_pairs, rankings)) / max(1, counted))
+    return loss, (loss.item(), stats["accuracy"], stats["pairs"])
+
+
 def train_step(reward_model, optimizer, rankings, rate, config):
     """One optimizer step on a batch of prompts; returns its numbers."""
     counted = sum(map(has_pairs, rankings))
-
-    def differentiable(part):
-        loss, stats = ranking_loss(*score_rankings(reward_model, part))
-        share = sum(map(has_pairs, part)) / max(1, counted)  # the mean is over the whole batch
-        return loss * share, (loss.item() * share, stats["accuracy"], stats["pairs"])
-
-    parts = micro_batches(rankings, config.micro_tokens, parts_at_once(reward_model))
     losses, accuracies, pairs = zip(*add_gradients(
-        [partial(differentiable, part) for part in parts], reward_model))
+        [partial(loss_of_part, part, counted) for part in micro_batches(
+            rankings, config.micro_tokens, parts_at_once(reward_model))], reward_model))
     numbers = {"loss": sum(losses), "pairs": sum(pairs), "accuracy": sum(
         a * n for a, n in zip(accuracies, pairs)) / max(1, sum(pairs))}
     check_finite(numbers)

@@ -128,20 +128,23 @@ def text_batch(text, step, rows, config, n_ctx):
     return tokens_BT, torch.ones_like(tokens_BT, dtype=torch.bool)
 
 
+def lm_loss(tokens_BT, mask_BT, weight, targets, model):
+    """weight times the sum of −log p over the targets, divided by `targets`; that unweighted."""
+    device = model.decoder.wte.weight.device
+    with compute_dtype(device):
+        loss = -target_logprobs(model, tokens_BT.to(device), mask_BT.to(device)).sum() / targets
+    return weight * loss, loss.item()
+
+
 def lm_gradient(model, tokens_BT, mask_BT, weight, micro_tokens):
     """Add weight times the gradient of the mean loss over the batch's targets; returns the loss."""
-    device, targets = model.decoder.wte.weight.device, mask_BT[:, 1:].sum()
+    targets, parts = mask_BT[:, 1:].sum().item(), []
     lens = (mask_BT * torch.arange(1, mask_BT.shape[1] + 1)).amax(1).tolist()
-
-    def part(rows):
+    for rows in even_batches(lens, micro_tokens, parts_at_once(model)):
         longest = max(lens[i] for i in rows)
-        tokens_bT, mask_bT = (x[rows, :longest].to(device) for x in (tokens_BT, mask_BT))
-        with compute_dtype(device):
-            loss = -target_logprobs(model, tokens_bT, mask_bT).sum() / targets
-        return weight * loss, loss.item()
-
-    batches = even_batches(lens, micro_tokens, parts_at_once(model))
-    return sum(add_gradients([partial(part, rows) for rows in batches], model))
+        parts.append(partial(lm_loss, tokens_BT[rows, :longest], mask_BT[rows, :longest],
+                             weight, targets))
+    return sum(add_gradients(parts, model))
 
 
 @torch.no_grad()

@@ -2,13 +2,16 @@
 bitwise, and sampling by its distribution (the chi-squared tests stand in test_generate.py)."""
 
 import copy
+import gc
+import os
 import platform
+import signal
 import subprocess
 import sys
-import threading
-from contextlib import suppress
+import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -580,50 +583,160 @@ def test_side_by_side_keeps_order_modes_and_threads_and_raises():
         torch.set_num_threads(1)
 
 
-def gradients_in_parts(cores, parts, before=None):
-    """What add_gradients adds up on so many cores for a model's loss over so many parts of 12 rows,
-    on top of `before`; its results; and whether the parts ran at once."""
+TOKENS = torch.randint(29, (12, 9), generator=torch.Generator().manual_seed(0))
+
+
+def some_of_the_loss(i, parts, model):
+    """Every so manieth row's share, from the i-th on; and where it was computed, in which mode."""
+    loss = -token_logprobs(model(TOKENS[i::parts]), TOKENS[i::parts]).sum()
+    return loss, (i, os.getpid(), model.training)
+
+
+def seeded_model(dropout=0.0):
     torch.manual_seed(0)
-    model, tokens = randomize(GPT(SHAPE), 0.1), torch.tensor(random_ids(12 * 9)).view(12, 9)
-    for p in model.parameters():
-        p.grad = None if before is None else torch.full_like(p, before)
-    meeting = threading.Barrier(2)
+    return randomize(GPT(replace(SHAPE, dropout=dropout)), 0.1)
 
-    def part(i):
-        with suppress(threading.BrokenBarrierError):
-            meeting.wait(5 if cores > 1 else 0)  # until another part is here
-        loss = -token_logprobs(model(tokens[i::parts]), tokens[i::parts]).sum()
-        return loss, i
 
+def gradients_in_parts(model, cores, parts=4, function=some_of_the_loss):
+    """The gradients that the model has after add_gradients on so many cores; and its results."""
     torch.set_num_threads(cores)
     try:
-        results = add_gradients([partial(part, i) for i in range(parts)], model)
+        results = add_gradients([partial(function, i, parts) for i in range(parts)], model)
+        assert torch.get_num_threads() == cores
     finally:
         torch.set_num_threads(1)
-    return [p.grad for p in model.parameters()], results, not meeting.broken
+    return [p.grad.clone() for p in model.parameters()], results
 
 
 @pytest.mark.parametrize("before", [None, 3.0])
-def test_gradients_of_parts_side_by_side_add_up_in_their_order(before):
-    plain, _, at_once = gradients_in_parts(1, 4, before)
-    assert not at_once
-    found, results, at_once = gradients_in_parts(2, 4, before)
-    assert at_once and results == [0, 1, 2, 3]
-    for a, b in zip(plain, found, strict=True):
+@pytest.mark.parametrize("cores", [2, 3])
+def test_gradients_of_parts_side_by_side_add_up_in_their_order(before, cores):
+    def found(cores):
+        model = seeded_model()
+        for p in model.parameters():
+            p.grad = None if before is None else torch.full_like(p, before)
+        return gradients_in_parts(model, cores)
+
+    (plain, alone), (helped, results) = found(1), found(cores)
+    assert {pid for _, pid, _ in alone} == {os.getpid()}
+    assert [i for i, _, _ in results] == [0, 1, 2, 3]
+    pids = [pid for _, pid, _ in results]
+    assert pids[0] == os.getpid() and len(set(pids)) == cores and pids[cores:] == pids[:4 - cores]
+    for a, b in zip(plain, helped, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-    for _ in range(5):  # whichever ends first, to the bit
-        assert all(map(torch.equal, found, gradients_in_parts(2, 4, before)[0]))
+    for _ in range(3):  # whichever ends first, to the bit
+        assert all(map(torch.equal, helped, found(cores)[0]))
 
 
-def test_only_small_models_without_dropout_are_passed_in_parts(monkeypatch):
+def test_helpers_see_every_change_of_the_weights_and_of_the_mode():
+    ours, theirs = seeded_model(), seeded_model()
+    for step in range(6):
+        for model, cores in ((ours, 1), (theirs, 2)):
+            model.zero_grad()
+            model.train(step % 2 == 0)
+            if step == 3:
+                model.load_state_dict({k: v * 0.9 for k, v in model.state_dict().items()})
+            if step == 4:  # other memory than the helper knows of
+                for p in model.parameters():
+                    p.data = p.data * 1.1
+            _, results = gradients_in_parts(model, cores)
+            assert {mode for _, _, mode in results} == {step % 2 == 0}
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.add_(p.grad, alpha=-1e-3)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_helpers_draw_dropout_of_their_own_from_the_seed():
+    def found(seed, parts=2):
+        model = seeded_model(dropout=0.5).train()
+        gradients_in_parts(model, 2, parts, whole_loss)  # numbers drawn before the seed
+        model.zero_grad()
+        torch.manual_seed(seed)
+        return gradients_in_parts(model, 2, parts, whole_loss)
+
+    (gradients, losses), (same, same_losses), (_, others) = found(1), found(1), found(2)
+    assert all(map(torch.equal, gradients, same)) and losses == same_losses
+    assert len({*losses, *others}) == 4  # each part of each seed drops other activations
+
+
+def whole_loss(i, parts, model):
+    loss = -token_logprobs(model(TOKENS), TOKENS).sum()
+    return loss, loss.item()
+
+
+def failing(i, parts, model):
+    if i == 1:
+        raise FloatingPointError("no number")
+    return whole_loss(i, parts, model)
+
+
+def killed(i, parts, model):
+    if i == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole_loss(i, parts, model)
+
+
+@pytest.mark.parametrize("function, error", [(failing, FloatingPointError), (killed, MemoryError)])
+def test_what_a_helper_meets_is_raised_and_the_next_call_works(function, error):
+    model = seeded_model()
+    with pytest.raises(error):
+        gradients_in_parts(model, 2, function=function)
+    model.zero_grad()
+    plain, _ = gradients_in_parts(seeded_model(), 1)
+    for a, b in zip(plain, gradients_in_parts(model, 2)[0], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def runs(pid):
+    """Whether that process runs; a dead one may wait for whoever asks how it ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_helpers_end_with_their_model():
+    model = seeded_model()
+    pids = {pid for _, pid, _ in gradients_in_parts(model, 3)[1]} - {os.getpid()}
+    assert len(pids) == 2 and all(map(runs, pids))
+    del model
+    gc.collect()
+    assert not any(map(runs, pids))
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "sys.exit()"])
+def test_helpers_end_with_their_process_and_ignore_its_signals(end):
+    program = f"""
+import os, signal, sys, torch
+sys.path[:0] = {sys.path!r}
+from test_fast_paths import gradients_in_parts, seeded_model
+model = seeded_model()
+pids = {{pid for _, pid, _ in gradients_in_parts(model, 3)[1]}} - {{os.getpid()}}
+for pid in pids:
+    os.kill(pid, signal.SIGINT), os.kill(pid, signal.SIGTERM)
+assert pids < {{pid for _, pid, _ in gradients_in_parts(model, 3)[1]}}
+print(*pids, flush=True)
+{end}"""
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    pids = [*map(int, done.stdout.split())]  # read to the end: no helper holds the pipe any more
+    assert len(pids) == 2
+    until = time.monotonic() + 20
+    while any(map(runs, pids)):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_only_small_models_are_passed_in_parts_where_a_process_may_fork(monkeypatch):
     torch.set_num_threads(3)
     try:
-        model = GPT(replace(SHAPE, dropout=0.1)).train()
-        assert parts_at_once(model) == 1
-        assert parts_at_once(model.eval()) == 3
-        assert parts_at_once(GPT(SHAPE).train()) == 3
+        assert parts_at_once(GPT(SHAPE)) == 3
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "platform", "darwin")
+            assert parts_at_once(GPT(SHAPE)) == 1
         monkeypatch.setattr(machine, "SHARED_BELOW", 10)
-        assert parts_at_once(model) == 1
+        assert parts_at_once(GPT(SHAPE)) == 1
     finally:
         torch.set_num_threads(1)
     assert parts_at_once(GPT(SHAPE)) == 1
