@@ -376,10 +376,11 @@ else
 fi
 
 say "3. The policy that PPO starts from: demonstrations, and 10 % text$(about "2 minutes")"
-make start
 if [ $VERB = world ]; then
-    echo "   And one that reads them once, whose answers are ranked with the policy's in step 4."
-    make early
+    echo "   Beside it one that reads them once, whose answers are ranked with the policy's in step 4."
+    side_by_side start early
+else
+    make start
 fi
 REWARD_INIT=$RUN/start.pt
 if [ $VERB = hh ] && [ "$REWARD_MODEL" != "$MODEL" ]; then
