@@ -72,10 +72,11 @@ SHARED_BELOW = 2**23  # parameters: larger products keep all cores busy
 def parts_at_once(model):
     """In how many parts to pass a batch forward and backward at once, for `add_gradients`: for a
     small model on a CPU as many as cores, as these would wait for each other at every product. One
-    where there is no Linux: elsewhere a process that has used torch may not be forked."""
+    where a process that has used torch, or its compiler, does not bear to be forked."""
     weights = list(model.parameters())
     small = weights[0].device.type == "cpu" and sum(p.numel() for p in weights) < SHARED_BELOW
-    return torch.get_num_threads() if small and sys.platform == "linux" else 1
+    forks = sys.platform == "linux" and not getattr(model, "compiled", False)
+    return torch.get_num_threads() if small and forks else 1
 
 
 def add_gradients(parts, model):
@@ -92,8 +93,10 @@ def add_gradients(parts, model):
             found[::team] = [_differentiate(part, model) for part in parts[::team]]
             for i, helper in enumerate(helpers, 1):
                 found[i::team] = helper.end(model)
-    except BaseException:  # a helper may be left in the middle of something
+    except BaseException as error:  # a helper may be left in the middle of something
         _HELPERS.pop(model, None)
+        if isinstance(error, (EOFError, ConnectionError)):  # one was killed, which none but the
+            raise MemoryError from None                     # system does, for want of memory
         raise
     return found
 
@@ -132,7 +135,6 @@ class Helper:
     def __init__(self, model):
         self.gradients = [_in_common(torch.zeros_like(p)) for p in model.parameters()]
         self.pipe, theirs = multiprocessing.Pipe()
-        sys.stdout.flush()
         with warnings.catch_warnings():  # of the other threads, which the child does without
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
@@ -152,10 +154,7 @@ class Helper:
 
     def end(self, model):
         """Add them to the model's; returns what the parts returned."""
-        try:
-            found = pickle.loads(_receive(self.pipe))
-        except EOFError:  # it heeds no other signal than the system's for want of memory
-            raise MemoryError from None
+        found = pickle.loads(_receive(self.pipe))
         if isinstance(found, Exception):
             raise found
         for p, gradient in zip(model.parameters(), self.gradients):
@@ -172,7 +171,7 @@ def _help(pipe, model, gradients):
     torch.set_num_threads(1)
     for p, gradient in zip(model.parameters(), gradients):
         p.grad = gradient
-    with suppress(EOFError, BrokenPipeError):
+    with suppress(EOFError, ConnectionError):
         while task := _receive(pipe):
             parts, training, seed = pickle.loads(task)
             model.train(training)
@@ -187,7 +186,7 @@ def _help(pipe, model, gradients):
 
 
 def _dismiss(pipe, pid):
-    with suppress(BrokenPipeError):
+    with suppress(ConnectionError):
         pipe.send_bytes(b"")
     pipe.close()
     os.waitpid(pid, 0)
@@ -440,5 +439,6 @@ def compile_decoder(model, mode, device):
         return
     # policy, value function, π_sft and reward model share one code: each shape and mode is a variant
     torch._dynamo.config.recompile_limit = max(32, torch._dynamo.config.recompile_limit)
+    model.compiled = True
     for block in model.decoder.h:
         block.compile(dynamic=True)

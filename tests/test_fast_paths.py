@@ -5,6 +5,7 @@ import copy
 import gc
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -689,6 +690,17 @@ def test_what_a_helper_meets_is_raised_and_the_next_call_works(function, error):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
+def test_a_helper_killed_between_two_steps_is_told_as_want_of_memory():
+    model = seeded_model()
+    pids = {pid for _, pid, _ in gradients_in_parts(model, 2)[1]} - {os.getpid()}
+    os.kill(*pids, signal.SIGKILL)
+    while any(map(runs, pids)):
+        time.sleep(0.01)
+    with pytest.raises(MemoryError):
+        gradients_in_parts(model, 2)
+    assert len({pid for _, pid, _ in gradients_in_parts(model, 2)[1]}) == 2
+
+
 def runs(pid):
     """Whether that process runs; a dead one may wait for whoever asks how it ended."""
     try:
@@ -735,6 +747,13 @@ def test_only_small_models_are_passed_in_parts_where_a_process_may_fork(monkeypa
         with monkeypatch.context() as patch:
             patch.setattr(sys, "platform", "darwin")
             assert parts_at_once(GPT(SHAPE)) == 1
+        compiled = GPT(SHAPE)
+        compile_decoder(compiled, "auto", torch.device("cpu"))  # too small to be worth it
+        assert parts_at_once(compiled) == 3
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "which", lambda name: name)
+            compile_decoder(compiled, "on", torch.device("cpu"))
+        assert parts_at_once(compiled) == 1
         monkeypatch.setattr(machine, "SHARED_BELOW", 10)
         assert parts_at_once(GPT(SHAPE)) == 1
     finally:
