@@ -22,6 +22,7 @@ import signal
 import sys
 import sysconfig
 import time
+import traceback
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -82,8 +83,8 @@ def parts_at_once(model):
 def add_gradients(parts, model):
     """Add to the model's gradients those of the parts of a batch: functions that pickle, each of
     which takes the model and returns a scalar to differentiate, and anything. Returns these, in
-    their order; the gradients are summed in an order of their own, always the same. Where
-    `parts_at_once`, this process computes every so manieth part, helpers the others."""
+    their order; the gradients are summed in an order of their own, always the same. Of
+    `parts_at_once` n, this process computes every n-th part, helpers the others."""
     team = 1 + len(helpers := _helpers_of(model, parts_at_once(model) - 1))
     found = [None] * len(parts)
     try:
@@ -141,6 +142,8 @@ class Helper:
         if not pid:
             try:
                 _help(theirs, model, self.gradients)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(0)
         theirs.close()
