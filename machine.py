@@ -73,10 +73,12 @@ SHARED_BELOW = 2**23  # parameters: larger products keep all cores busy
 def parts_at_once(model):
     """In how many parts to pass a batch forward and backward at once, for `add_gradients`: for a
     small model on a CPU as many as cores, as these would wait for each other at every product. One
-    where a process that has used torch, or its compiler, does not bear to be forked."""
+    where a process that has used torch, or its compiler, does not bear to be forked: gradients on a
+    machine with a GPU make torch start threads that the child would lack."""
     weights = list(model.parameters())
     small = weights[0].device.type == "cpu" and sum(p.numel() for p in weights) < SHARED_BELOW
-    forks = sys.platform == "linux" and not getattr(model, "compiled", False)
+    forks = (sys.platform == "linux" and not getattr(model, "compiled", False)
+             and not torch.accelerator.is_available())
     return torch.get_num_threads() if small and forks else 1
 
 

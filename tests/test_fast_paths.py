@@ -747,6 +747,9 @@ def test_only_small_models_are_passed_in_parts_where_a_process_may_fork(monkeypa
         with monkeypatch.context() as patch:
             patch.setattr(sys, "platform", "darwin")
             assert parts_at_once(GPT(SHAPE)) == 1
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.accelerator, "is_available", lambda: True)
+            assert parts_at_once(GPT(SHAPE)) == 1
         compiled = GPT(SHAPE)
         compile_decoder(compiled, "auto", torch.device("cpu"))  # too small to be worth it
         assert parts_at_once(compiled) == 3
