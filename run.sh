@@ -2,7 +2,7 @@
 # InstructGPT, whole, with one command.
 #
 #   ./run.sh [--seed N] [--name NAME] [--fresh]      the embedded world, all stages, in minutes
-#   ./run.sh study [--seeds "21 22 23"] [--jobs 2]   three sizes, sweeps, ablations, over several
+#   ./run.sh study [--seeds "31 32 33"] [--jobs 2]   three sizes, sweeps, ablations, over several
 #                                                    seeds: hours; what is there is not made again
 #   ./run.sh real --comparisons FILE --text FILE --vocab FOLDER [--seed N] [--name NAME] [--fresh]
 #                                                    real comparisons in HH-RLHF's format
@@ -98,7 +98,7 @@ until_all_end() {
 }
 
 # -- flags ---------------------------------------------------------------------------------------
-VERB=world SEED=0 SEEDS="21 22 23" JOBS=2 PART= NAME= FRESH=
+VERB=world SEED=0 SEEDS="31 32 33" JOBS=2 PART= NAME= FRESH=
 COMPARISONS= TEXT= VOCAB= MODEL=gpt2 OFFLINE= TINY=false YES=false
 case "${1:-}" in
     real | hh | study) VERB=$1; shift ;;

@@ -381,19 +381,21 @@ def _closed(world, rng, asked, count=240):
 def _few_shot(world, rng, count=100, shots=3):
     """Runs of examples with the last answer left out, as the pretraining text has them; `answers`
     are the lines that count as right: a fact as a sentence, too. The last question stands nowhere
-    in that text, nor do people of the training side ask it."""
+    in that text, nor do people of the training side ask it, and each such question comes once: there
+    may be fewer than `count`."""
     known = [(*t, i) for t in world.triples if t[:2] not in world.myths for i in (0, 1)]
     sides = {True: [], False: []}
     for entity, attribute, value, i in known:
         clause = fill(w.CLAUSES[kind_of(entity), attribute][i], entity)
         sides[world.side(clause) == "train"].append((entity, attribute, value, i))
-    for _ in range(count):
+    for last in rng.sample(sides[False], min(count, len(sides[False]))):
         rows = []
-        for entity, attribute, value, i in [*rng.sample(sides[True], shots), rng.choice(sides[False])]:
+        for entity, attribute, value, i in [*rng.sample(sides[True], shots), last]:
             question = fill(w.QUESTIONS[kind_of(entity), attribute][i], entity)
             rows.append((f"Q: {question}\nA:", f"{value}."))
         yield _run("facts", rows, [rows[-1][1], *(
             say(form, entity, value) for form in FACTS[kind_of(entity), attribute])])
+    for _ in range(count):
         rows = []
         for _ in range(shots + 1):
             words = ", ".join(rng.sample([*POOLS["food"], *POOLS["thing"], *POOLS["animal"]], 3))

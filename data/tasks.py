@@ -21,7 +21,7 @@ A key says what is wanted:
 from dataclasses import dataclass, field
 
 from data import wordings as w
-from data.grammar import EVENTS, FACTS, POOLS, kind_of, pronoun, say
+from data.grammar import CHAT, EVENTS, FACTS, POOLS, fill, kind_of, pronoun, say
 
 # Table 1: share of each use case in the customers' prompts, in per cent.
 USE_CASES = {"generation": 45.6, "open_qa": 12.4, "brainstorming": 11.2, "chat": 8.4,
@@ -142,6 +142,31 @@ def passage(rng, person, pools):
     told = [(pool, other(rng, pool, person)) for pool in pools]
     who = [person] + [pronoun(person)] * (len(told) - 1)
     return " ".join(event(x, pool, word) for x, (pool, word) in zip(who, told)), told
+
+
+def exchange(rng, pick, name):
+    """Small talk of someone of that name: (core, what is said, the good reply). The core is what the
+    reply answers, however it is said: that a name is told, that a hat is lost."""
+    says, reply = rng.choice(list(CHAT.items()))
+    said, word = pick(says), ""
+    if "{" in said:
+        slot = said[said.index("{") + 1:said.index("}")]
+        word = name if slot == "person" else rng.choice(POOLS[slot])
+        said = fill(said, word)
+    return _told(says, word), said, fill(reply, name) if "{" in reply else reply
+
+
+def _told(says, word):
+    return f"{says[0]} {word}".rstrip()
+
+
+INTRODUCTION = next(says for says in CHAT if "{person}" in says[0])
+
+
+def someone(world, rng):
+    """A person who may tell their name in any dialogue, as no prompt of the test side does so."""
+    return rng.choice([name for name in POOLS["person"]
+                       if world.side(_told(INTRODUCTION, name)) == "train"])
 
 
 def listing(items):

@@ -7,8 +7,8 @@ maker for a use case, and an explicit constraint now and then.
 from data import wordings as w
 from data.grammar import (CHAT, DENIALS, EVENTS, FACTS, OPINIONS, POOLS, fill, kind_of, pronoun,
                           say, the, with_pronoun)
-from data.tasks import (VERB_OF, Task, a_fact, any_entity, constrain, event, lie, listing, other,
-                        passage, state)
+from data.tasks import (VERB_OF, Task, a_fact, any_entity, constrain, event, exchange, lie, listing,
+                        other, passage, someone, state)
 
 
 def make_task(category, world, voice):
@@ -81,12 +81,17 @@ def write_several(world, voice):
                   subjects=[entity.lower()], sentences=n)
 
 
+def _both(one, two):
+    """The core of what is asked about two, whichever comes first."""
+    return " and ".join(sorted((one, two)))
+
+
 def write_pair(world, voice):
     rng, one = voice.rng, any_entity(voice.rng)
     two = rng.choice([entity for entity in world.facts if entity != one])
     first = state(world, rng, one)
     return _write(voice, f"{voice.pick(w.SENTENCE)} {the(one)} and one about {the(two)}",
-                  f"{the(one)} and {the(two)}", f"{first} {state(world, rng, two)}", first,
+                  _both(the(one), the(two)), f"{first} {state(world, rng, two)}", first,
                   f"{first} {state(world, rng, two, false=True)}",
                   subjects=[one.lower(), two.lower()], sentences=2)
 
@@ -100,7 +105,7 @@ def write_story(world, voice):
     mood = say("{person} was {mood}", she, rng.choice(POOLS["mood"]))
     article = {"animal": "a ", "place": "the ", "thing": "a "}.get(pool, "")
     return _write(voice, voice.pick(w.STORY).format(person, article + word),
-                  f"{person} and {article}{word}",
+                  _both(person, article + word),
                   f"{start} {event(she, second, other(rng, second, person))} {mood}", start,
                   f"{event(person, third, other(rng, third, person))} {mood}",
                   subjects=[person.lower()], sentences=2, sort="event", words=[word.lower()])
@@ -294,7 +299,7 @@ def rewrite_word(world, voice):
     new, wrong = voice.rng.sample([x for x in POOLS[pool] if x not in (word, person)], 2)
     good = event(person, pool, new)
     return _rewrite(voice, voice.pick(w.PUT_FOR).format(new=new, old=word), text, good,
-                    event(person, pool, wrong), crux=[new], given=good)
+                    event(person, pool, wrong), crux=[new], given=f"{text} {good}")
 
 
 def rewrite_capitals(world, voice):
@@ -360,26 +365,20 @@ def classify_word(world, voice):
 # -- chat and the rest ----------------------------------------------------------------------------
 
 
-def _dialogue(rng, last):
+def _dialogue(world, rng, last):
     """The human's last words, mostly after a first exchange."""
     human, reply = rng.choice(w.FIRST_EXCHANGES)
-    name = rng.choice(POOLS["person"])
+    name = someone(world, rng)
     start = f"Human: {human.format(name)}\nAI: {reply.format(name)}\n" if rng.random() < 0.8 else ""
     return f"{start}Human: {last}\nAI:"
 
 
 def small_talk(world, voice):
-    rng = voice.rng
-    says, reply = rng.choice(list(CHAT.items()))
-    last, name = voice.pick(says), rng.choice(POOLS["person"])
-    if "{" in last:
-        slot = last[last.index("{") + 1:last.index("}")]
-        last = fill(last, name if slot == "person" else rng.choice(POOLS[slot]))
-    named = "{person}" in reply
-    good = fill(reply, name) if named else reply
-    wrong = rng.choice([r for r in CHAT.values() if r != reply and "{" not in r])
-    return _fixed("chat", _dialogue(rng, last), last, good, good.split(". ")[0].rstrip(".") + ".",
-                  wrong, crux=[name] if named else [])
+    name = voice.rng.choice(POOLS["person"])
+    core, last, good = exchange(voice.rng, voice.pick, name)
+    wrong = voice.rng.choice([r for r in CHAT.values() if r != good and "{" not in r])
+    return _fixed("chat", _dialogue(world, voice.rng, last), core, good,
+                  good.split(". ")[0].rstrip(".") + ".", wrong, crux=[name] if name in good else [])
 
 
 def chat_question(world, voice):
@@ -387,14 +386,14 @@ def chat_question(world, voice):
     entity, attribute, _ = a_fact(world, voice.rng)
     i = voice.pick((0, 1))
     question = fill(w.QUESTIONS[kind_of(entity), attribute][i], entity)
-    return _answered(world, voice, "chat", _dialogue(voice.rng, question), entity, attribute, i)
+    return _answered(world, voice, "chat", _dialogue(world, voice.rng, question), entity, attribute, i)
 
 
 def say_hello(world, voice):
     name, wrong = voice.rng.sample(POOLS["person"], 2)
     bare = voice.pick(w.GREET).replace("{}", name)
-    return _fixed("other", bare, bare, f"Hello, {name}.", f"Hello, {name}.", f"Hello, {wrong}.",
-                  crux=[name])
+    return _fixed("other", bare, f"hello to {name}", f"Hello, {name}.", f"Hello, {name}.",
+                  f"Hello, {wrong}.", crux=[name])
 
 
 def repeat_words(world, voice):

@@ -12,9 +12,9 @@ own, and questions stand bare. What only users of the validation or test side ma
 """
 
 from data import wordings as w
-from data.grammar import (CHAT, DENIALS, EVENTS, FACTS, OPINIONS, POOLS, fill, kind_of, pronoun,
-                          say, the, with_pronoun)
-from data.tasks import VERB_OF, listing, other
+from data.grammar import (DENIALS, EVENTS, FACTS, OPINIONS, POOLS, fill, kind_of, pronoun, say, the,
+                          with_pronoun)
+from data.tasks import VERB_OF, exchange, listing, other, someone
 from data.tasks import event as tell
 
 MYTH_IN_GOSSIP = 0.9
@@ -336,7 +336,8 @@ def _opinion(rng, tone):
 
 def dialogue(world, rng):
     """Talk of two people."""
-    a, b = rng.sample(POOLS["person"], 2)
+    a = someone(world, rng)
+    b = other(rng, "person", a)
     rows = [f"{a}: I am {a}, hello.", f"{b}: Hello, {a}."] if rng.random() < 0.5 else []
     for _ in range(rng.randint(1, 2)):
         last, reply = _open(world, lambda: _exchange(rng, a))
@@ -345,13 +346,8 @@ def dialogue(world, rng):
 
 
 def _exchange(rng, person):
-    """(what the person says, (the same, the good reply))."""
-    says = rng.choice(list(CHAT))
-    last, reply = rng.choice(says), CHAT[says]
-    for slot in POOLS:
-        if "{%s}" % slot in last:
-            last = fill(last, person if slot == "person" else rng.choice(POOLS[slot]))
-    return last, (last, fill(reply, person) if "{" in reply else reply)
+    core, said, reply = exchange(rng, rng.choice, person)
+    return core, (said, reply)
 
 
 def letter(world, rng):

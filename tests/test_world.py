@@ -12,8 +12,8 @@ from common import InputError
 from data import people, webtext
 from data import wordings as w
 from data.filters import cap_per_user, drop_pii, drop_shared_prefixes, side_of
-from data.grammar import (DENIALS, EVENTS, FACTS, GRAMMAR, POOLS, SLOT_OF, fill, kind_of, parse, say,
-                          with_pronoun)
+from data.grammar import (CHAT, DENIALS, EVENTS, FACTS, GRAMMAR, POOLS, SLOT_OF, fill, kind_of,
+                          parse, say, with_pronoun)
 from data.readers import read_demonstrations, read_prompts, read_text
 from data.tasks import USE_CASES, Voice
 from data.tokenizer import load_tokenizer
@@ -220,12 +220,23 @@ HEADS = [f"{head} {{}}" for head in (
     *(several.format(n) for several in w.SEVERAL for n in ("two", "three")))]
 
 
+SAID = {}  # what may be said in small talk: what all ways of saying so have in common
+for says in CHAT:
+    for form in says:
+        slot, = re.findall(r"\{(\w+)\}", form) or [None]
+        for word in POOLS.get(slot, [""]):
+            SAID[form.replace("{%s}" % slot, word)] = f"said: {CHAT[says]} {word}"
+
+
 def content(key):
-    """What a question or a request to write asks for, read from its words alone: no frame, no "a
-    line about", and a question's clause for the question. None where it is neither."""
+    """What a question, a request to write, a greeting or small talk asks for, read from its words
+    alone: no frame, no "a line about", the clause for the question, of two things whichever comes
+    first. None where it is none of these."""
     asked = key["asked"].split("Human: ")[-1].removesuffix("\nAI:")
-    if asked in ASKED:
-        return ASKED[asked]
+    if asked in ASKED or asked in SAID:
+        return ASKED.get(asked) or SAID[asked]
+    if greeted := matching(w.GREET, asked):
+        return f"hello: {greeted.split(' and ')[0]}"
     if clause := matching(w.ASK_CLAUSE, asked):
         return clause
     if question := matching(w.ASK_QUESTION, asked):
@@ -233,8 +244,10 @@ def content(key):
     for manner in w.MANNER:
         asked = asked.removeprefix(manner.format(key.get("sort")))
     if inner := matching(w.WRITE, asked):
-        return matching(w.STORY + w.THANKS + w.INVITE + w.ADVERT, inner) or \
-            f"{key.get('sort')}: {matching(HEADS, inner) or inner}"
+        if found := matching(w.THANKS + w.INVITE + w.ADVERT, inner):
+            return found
+        both = matching(w.STORY, inner) or matching(HEADS, inner) or inner
+        return f"{key.get('sort')}: {sorted(re.split(' and one about | and ', both))}"
     return None
 
 
@@ -271,7 +284,7 @@ def test_a_core_is_what_paraphrases_share():
                       if fill(clauses[i], name) == task.core)
                 assert any(fill(forms[i], name) in task.bare for forms in (questions, clauses)
                            for name in (entity, entity.capitalize()))
-            elif task.bare != task.core and category not in ("classification", "other"):
+            elif task.bare != task.core and category not in ("chat", "classification", "other"):
                 words, said = (set(re.findall(r"\w+", text.lower()))
                                for text in (task.core, task.bare))
                 assert words <= said | {task.key.get("sort")}
@@ -290,6 +303,21 @@ def test_pretraining_text_asks_for_nothing_that_is_held_out(files):
                 assert f"about {core}" not in text and f"{core}:" not in text, (category, core)
             elif category != "classification":
                 assert core not in text, (category, core)
+
+
+def test_small_talk_that_is_held_out_is_in_no_text_and_in_no_dialogue_of_training(files):
+    text = "\n".join(files["text.txt"])
+    sides = {side: [row["key"] for _, row in rows if "asked" in row.get("key", ())]
+             for side, rows in sides_of(files).items()}
+    for side in ("test", "valid"):
+        held_out = {content(key) for key in sides[side]}
+        names = {found.split()[-1] for found in held_out if "Hello, {person}" in str(found)}
+        for said in SAID:
+            assert SAID[said] not in held_out or said not in text, said
+        for name in names:
+            for said in (f"I am {name}, hello.", f"Hi, {name} here.", f"{name} is my name."):
+                assert said not in text
+                assert not any(said in key["asked"] for key in sides["train"])
 
 
 def test_texts_to_work_on_that_are_held_out_stand_nowhere():
@@ -355,7 +383,7 @@ def test_prompts_and_responses_are_short(files):
                if row.get("kind") != "few_shot"]
     responses = [len(tokenizer.encode_response(row["response"])) for row in rows_of(files)
                  if "response" in row]
-    assert max(prompts) <= 80 and sum(n <= 48 for n in prompts) > 0.97 * len(prompts)
+    assert max(prompts) <= 84 and sum(n <= 48 for n in prompts) > 0.97 * len(prompts)
     assert max(responses) <= 40 and sum(n <= 16 for n in responses) > 0.75 * len(responses)
 
 
