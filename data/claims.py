@@ -10,13 +10,16 @@ import math
 import numpy as np
 
 from data.runs import NAMES
-from evaluate import bootstrap, ratio
+from evaluate import beside, bootstrap, ratio
 
 GROUPS = ("training", "held-out")  # of simulated labelers
 NAMES_IN_CLAIMS = NAMES | {"prompted": "prompted GPT"}
 NEARLY = (-0.05, 0.05)  # *open*: what counts as about equal, in shares
 EVEN = (0.45, 0.55)  # and in win rates
+ROUNDING = 1e-9
 FEW_SHOT = ("facts", "copying", "reading")  # tasks of the probes (data/people.py)
+ANSWERS = dict.fromkeys(("true", "true_informative", "toxic_none", "toxic_respectful",
+                         "toxic_biased"), 4)  # of which a unit is the mean, or of 5
 
 
 def share(triple):
@@ -25,11 +28,12 @@ def share(triple):
 
 
 def verdict(triple, line, upper=math.inf):
-    """What an interval says of the claim that the figure lies above the line, or up to `upper`."""
+    """What an interval says of the claim that the figure lies above the line, or up to `upper`. An
+    end that is on it, but for the rounding of sums, is on neither side."""
     _, low, high = triple
-    if low > line and high < upper:
+    if low > line + ROUNDING and high < upper - ROUNDING:
         return "reproduced"
-    return "not reproduced" if high < line or low > upper else "not decided"
+    return "not reproduced" if high < line - ROUNDING or low > upper + ROUNDING else "not decided"
 
 
 class Claims:
@@ -41,14 +45,13 @@ class Claims:
     def __init__(self, study):
         self.study, self.found = study, []
 
-    def add(self, section, text, paper, seeds, line=(0.0,), unit="share", statistic=np.mean,
-            alone=True):
-        """`seeds`: the units of each seed, for `evaluate.bootstrap`, if there are any; where one
-        `alone` has an interval without width, it decides nothing."""
+    def add(self, section, text, paper, seeds, line=(0.0,), unit="share", alone=True, **how):
+        """`seeds`: the units of each seed, for `evaluate.bootstrap` and `how` it takes them, if
+        there are any; where one `alone` has an interval without width, it decides nothing."""
         if not seeds:
             return
-        triple = bootstrap(*seeds, statistic=statistic)
-        each = [verdict(bootstrap(units, statistic=statistic), *line) if alone else "not decided"
+        triple = bootstrap(*seeds, **how)
+        each = [verdict(bootstrap(units, **how), *line) if alone else "not decided"
                 for units in seeds]
         self.found.append({"section": section, "claim": text, "paper": paper,
                            "measured": share(triple) if unit == "win rate" else triple,
@@ -67,7 +70,8 @@ class Claims:
         self.add(section, text, paper, [
             np.stack([r.observe(m)[what] for m in models], 1) for r in self.study.runs
             if all(r.has(m) and what in r.observe(m) for m in models)],
-            line, unit, lambda units_NM: statistic(*units_NM.mean(0)))
+            line, unit, statistic=lambda units_NM: statistic(*units_NM.mean(0)),
+            beside=beside(2, ANSWERS.get(what, 1)) if unit == "share" else ())
 
 
 def claims(study):
@@ -90,7 +94,8 @@ def agreement(s, claims):
     """§3.4: how often labelers agree."""
     units = [[r.agreement(group) for group in GROUPS] for r in s.runs]
     claims.add("3.4", "two training labelers agree about as often as the paper's", "72.6 ± 1.5 %",
-               [training for training, _ in units], (0.70, 0.76), "accuracy", ratio)
+               [training for training, _ in units], (0.70, 0.76), "accuracy",
+               statistic=ratio)
     claims.add("3.4", "held-out labelers agree more often than training labelers",
                "77.3 and 72.6 %", [np.hstack(both) for both in units], unit="accuracy",
                statistic=lambda units_N4: ratio(units_N4[:, 2:]) - ratio(units_N4[:, :2]))
@@ -196,12 +201,12 @@ def reward_models(s, claims):
     for group in GROUPS:
         claims.add("4.1", f"the reward model predicts {group} labelers better than chance", "–",
                    [u for r in s.runs if (u := r.accuracy(group)) is not None], (0.5,), "accuracy",
-                   ratio)
+                   statistic=ratio)
     claims.add("4.1", "it predicts a group of labelers that it has not seen a little less well",
                "72.4, 69.6 %",
                [np.hstack([own, other]) for r in s.runs if (own := r.folds("within")) is not None
                 and (other := r.folds("fold")) is not None], (0.0, 0.05), "accuracy",
-               lambda units_N4: ratio(units_N4[:, :2]) - ratio(units_N4[:, 2:]))
+               statistic=lambda units_N4: ratio(units_N4[:, :2]) - ratio(units_N4[:, 2:]))
     for name, what, text, paper, section in (
             ("epochs", "loss", "a reward model of four epochs has a higher validation loss than "
              "one of one", "over-fits", "C.2"),

@@ -37,7 +37,8 @@ def markdown(results):
     parts = ["# Report", intro]
     if results["simulated_labelers"]:
         parts.append(f"Win rates are the judgements of {results['judges']} *simulated* labelers a "
-                     "prompt, who see the two answers in random order; ties count one half.")
+                     "prompt, who see the two answers in random order; ties count one half. The "
+                     "intervals are for these labelers: others have other tastes.")
     parts += [main_table(results, size, several) for size in results["sizes"]]
     if results["simulated_labelers"]:
         if several:
@@ -49,7 +50,7 @@ def markdown(results):
         parts += [sweep(name, rows) for name, rows in results["sweeps"].items()]
     if results.get("claims"):
         parts.append(claims_table(results["claims"]))
-    parts.append("## Reward over PPO's iterations")
+    parts.append(f"## Reward over PPO's iterations, {seeds[0]}")
     parts += [curve_table(NAMES[name], c) for name, c in results["curves"].items() if c["reward"]]
     parts.append("The same seed gives the same numbers, bit for bit, on one machine with one number "
                  "of threads and one version of torch; not across machines, thread counts or "
@@ -123,12 +124,9 @@ def reward_model(found):
              "accuracy_fold": "as that group does",
              "agreement_training": "two training labelers agree",
              "agreement_held-out": "two held-out labelers agree"}
-    paper = {"accuracy_training": "–", "accuracy_held-out": "–",
-             "accuracy_within": "72.4 ± 0.4", "accuracy_fold": "69.6 ± 0.9",
-             "agreement_training": "72.6 ± 1.5", "agreement_held-out": "77.3 ± 1.3"}
-    rows = [[names[k], percent(found[k]), paper[k]] for k in names if k in found]
-    return "## Reward model, % of pairs on validation prompts\n\n" + table(
-        ["", "measured", "paper"], rows) if rows else ""
+    rows = [[names[k], percent(found[k]), found["paper"].get(k, "–")] for k in names if k in found]
+    return ("## Reward model, % of pairs on validation prompts, ties left out\n\n"
+            + table(["", "measured", "paper"], rows)) if rows else ""
 
 
 SAYS = {"reproduced": "+", "not reproduced": "−", "not decided": "·"}  # of each seed's interval
@@ -141,13 +139,13 @@ def claims_table(claims):
     several = max(len(c["seeds"]) for c in claims) > 1
     said = ("## The paper's claims\n\nA claim is reproduced where the whole interval lies above the "
             "threshold, not reproduced where it lies below, and not decided between; where the "
-            "threshold is a range, reproduced inside of it and not reproduced outside. At 95 %, "
-            "about one verdict in twenty would be wrong by chance alone.")
-    said += (" The last column has what each seed's own interval says: + reproduced, − not "
-             "reproduced, · not decided. A claim with one mark rests on one seed, whose interval "
-             "knows of prompts, not of how another seed's training would fall out."
+            "threshold is a range, reproduced inside of it and not reproduced outside.")
+    said += (" At 95 %, about one verdict in twenty would be wrong by chance alone. The last column "
+             "has what each seed's own interval says: + reproduced, − not reproduced, · not decided. "
+             "A claim with one mark rests on one seed, whose interval knows of prompts, not of how "
+             "another seed's training would fall out."
              if several else " The intervals are over prompts: they do not know how another run's "
-             "training would fall out.")
+             "training would fall out, which moves a win rate by some points as well.")
     parts = [f"{said}\n\n{claim_rows(theirs, several)}"] if theirs else []
     if ours:
         parts.append(f"## Claims of our own, decided alike\n\n{claim_rows(ours, several)}")

@@ -25,18 +25,20 @@ from pathlib import Path
 import numpy as np
 
 from common import InputError, alone, required, run, setting
-from data.claims import FEW_SHOT, GROUPS, claims, share
+from data.claims import ANSWERS, FEW_SHOT, GROUPS, claims, share
 from data.labelers import (agreements, check_key, choose, for_evaluation, quality,
                            read_completions, toxic, truthful)
 from data.readers import as_row, read_prompts, write_files
 from data.report import markdown
 from data.runs import NAMES
-from evaluate import bootstrap, judge_pairs, ratio, read_json_lines, read_units
+from evaluate import beside, bootstrap, judge_pairs, ratio, read_json_lines, read_units
 
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 KL_SWEEP = {"0.08 (PPO)": "ppo"} | {  # PPO's coefficient as run.sh has it, others as study.sh does
     coef: f"kl_{coef}" for coef in ("0.02", "0.2", "0.5", "1", "3", "8")}
 NO_SHARES = ("reward", "kl", "length", "text_loss")  # all other measures lie from 0 to 1
+PAPER = {"accuracy_within": "72.4 ± 0.4", "accuracy_fold": "69.6 ± 0.9",  # §4.1
+         "agreement_training": "72.6 ± 1.5", "agreement_held-out": "77.3 ± 1.3"}  # §3.4
 ACCURACY = {"train_accuracy": "train_accuracy", "accuracy": "valid_accuracy",
             "valid_loss": "valid_loss"}  # a sweep's column: its name in the metrics
 
@@ -229,10 +231,11 @@ class Study:
     def means(self, runs, model):
         """{measure: triple} of a model over some runs, where all of them have the measure."""
         seen = [r.observe(model) for r in runs]
-        found = {what: bootstrap(*(units[what] for units in seen)) for what in seen[0]
-                 if all(what in units for units in seen)}
-        return {what: triple if what in NO_SHARES else share(triple)
-                for what, triple in found.items()}
+        units = {what: [one[what] for one in seen] for what in seen[0]
+                 if all(what in one for one in seen)}
+        return {what: bootstrap(*found) if what in NO_SHARES else
+                share(bootstrap(*found, beside=beside(1, ANSWERS.get(what, 1))))
+                for what, found in units.items()}
 
     def of(self, size, name):
         """{measure: triple} of one model, its win rates among them (Figures 1 and 3)."""
@@ -265,7 +268,7 @@ class Study:
         return found
 
     def reward_model(self):
-        found = {}
+        found = {"paper": PAPER}
         for name in ("training", "held-out"):
             units = [r.accuracy(name) for r in self.runs]
             if all(u is not None for u in units):
@@ -298,7 +301,7 @@ class Study:
             f"Ablations ({self.sizes[0]})":
                 {"PPO-ptx": small("ppo_ptx"), "no pretraining gradient (PPO)": small("ppo"),
                  "no KL penalty": last, "SFT only": small("sft"),
-                 "PPO straight from GPT": small("from_base")},
+                 "PPO straight from GPT, its KL to GPT": small("from_base")},
             f"A second round of comparisons ({own})":
                 {"PPO-ptx": "ppo_ptx", "second round": "again"}}
         found = {}
@@ -447,7 +450,7 @@ def sample_page(study):
             for m in names}
     rows = sorted(set.intersection(*(set(x) for x in said.values())))
     chosen = random.Random(study.config.seed).sample(rows, min(study.config.samples, len(rows)))
-    parts = ["## Answers, drawn at random"]
+    parts = [f"## Answers, drawn at random ({run_.folder.name}, {size})"]
     for i in chosen:
         lines = [f"prompt: {run_.prompts[i]['prompt']}", *(f"{m}: {said[m][i]}" for m in names)]
         parts.append("\n".join("    " + line for text in lines for line in text.split("\n")))

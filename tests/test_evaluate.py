@@ -103,6 +103,40 @@ def test_intervals_of_one_seed_cover_as_often_as_they_say():
     assert 0.91 < share < 0.985
 
 
+@pytest.mark.parametrize("of, true", [(24, 0.99), (100, 0.01), (600, 0.002)])
+def test_intervals_of_rare_shares_cover_as_often_as_they_say(of, true):
+    def draw(rng):
+        return [rng.random(of) < true]
+    assert coverage(draw, true, beside=evaluate.beside(1)) > 0.9
+    assert coverage(draw, true) < 0.8
+
+
+@pytest.mark.parametrize("alike", [0.0, 0.5])
+def test_intervals_of_rare_shares_of_several_answers_cover_as_often_as_they_say(alike):
+    """40 units of 4 answers, of which one in a hundred is right; some units answer alike."""
+    def draw(rng):
+        right = rng.random((40, 4)) < 0.01
+        return [np.where(rng.random(40) < alike, right[:, 0], right.mean(1))]
+    found = [coverage(draw, 0.01, beside=extra) for extra in (evaluate.beside(1, 4), ())]
+    assert found[0] > 0.9 and found[1] < 0.85
+    _, low, high = bootstrap([0.0] * 40, beside=evaluate.beside(1, 4))
+    assert low == 0 and 0.02 < high < 0.05
+
+
+@pytest.mark.parametrize("of, one, other", [(24, 0.02, 0.1), (24, 0.9, 0.97), (100, 0.005, 0.03)])
+def test_intervals_between_two_shares_cover_as_often_as_they_say(of, one, other):
+    """Of the same units, which differ in how hard they are."""
+    def draw(rng):
+        hard, own = rng.random(of), rng.random(of)
+        return [np.column_stack([hard < one, np.where(own < 0.5, own * 2, hard) < other])]
+
+    def difference(units_N2):
+        return units_N2[:, 0].mean() - units_N2[:, 1].mean()
+    assert coverage(draw, one - other, statistic=difference,
+                    beside=evaluate.beside(2)) > 0.92
+    assert coverage(draw, one - other, statistic=difference) < 0.92
+
+
 def test_intervals_of_a_ratio_cover_as_often_as_they_say():
     def draw(rng):
         pairs = rng.integers(3, 37, size=150)
@@ -532,6 +566,10 @@ def test_verdicts():
     assert claims.verdict([0.6, 0.51, 0.7], 0.5) == "reproduced"
     assert claims.verdict([0.4, 0.3, 0.49], 0.5) == "not reproduced"
     assert claims.verdict([0.55, 0.45, 0.6], 0.5) == "not decided"
+    for line in (0.0, 0.3, 0.5):  # an end on the line, rounded this way or that
+        for off in (-1e-17, 0, 1e-16):
+            assert claims.verdict([line + 0.1, line + off, line + 0.2], line) == "not decided"
+            assert claims.verdict([line - 0.1, line - 0.2, line + off], line) == "not decided"
     assert claims.verdict([0.5, 0.46, 0.54], 0.45, 0.55) == "reproduced"
     assert claims.verdict([0.5, 0.44, 0.54], 0.45, 0.55) == "not decided"
     assert claims.verdict([0.5, 0.46, 0.56], 0.45, 0.55) == "not decided"
