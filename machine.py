@@ -356,7 +356,7 @@ def _capture(work, stream, *pool):
                 graph.capture_end()
             except RuntimeError:  # torch may then go on to take memory from the graph's pool
                 for one in pool:
-                    with suppress(RuntimeError):
+                    with suppress(RuntimeError, AttributeError):
                         torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), one)
                 raise
     torch.cuda.current_stream().wait_stream(stream)
@@ -375,6 +375,7 @@ def _recorder():
     """A stream, as cuBLAS keeps memory for each that it has worked on; and a graph that lives as
     long as the process and with it the memory which all recordings share: what belongs to no graph
     any more, torch keeps and does not use again."""
+    torch.cuda.empty_cache()  # while recording, torch can hand back nothing to make room
     stream, x = torch.cuda.Stream(), torch.zeros(1, device="cuda")
     return stream, _capture(lambda: x + 1, stream)[0]
 

@@ -161,7 +161,8 @@ class KVCache:
 
     def keep(self, alive_B):
         """Only the rows that are alive go on."""
-        self.start(self.lens_B[alive_B], alive_B)
+        rows_b = alive_B.nonzero()[:, 0]  # once: a GPU waits at each mask that picks rows
+        self.start(self.lens_B[rows_b], rows_b)
 
 
 # -- the decoder (GPT-2: learned positions, pre-LayerNorm, biases, tanh-GELU, 4·D feed-forward) ---
