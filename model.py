@@ -400,6 +400,9 @@ def log_softmax(logits_NV, temperature=1.0):
     if temperature == 0:
         best_N1 = logits_NV.argmax(-1, keepdim=True)
         return torch.full_like(logits_NV, float("-inf")).scatter(-1, best_N1, 0.0)
+    if temperature < 1e-20:  # logits / temperature could be ∞, and ∞ − ∞ is no number
+        logits_NV = logits_NV - logits_NV.amax(-1, keepdim=True)
+        temperature = max(temperature, torch.finfo(logits_NV.dtype).tiny)
     return F.log_softmax(logits_NV if temperature == 1 else logits_NV / temperature, -1)
 
 
@@ -421,7 +424,7 @@ def token_logprobs(logits_BTV, tokens_BT, temperature=1.0):
 def lm_loss(logits_BTV, tokens_BT, mask_BT):
     """Mean −log p over the targets whose mask is True (column 0 predicts nothing and never
     counts); 0 where there are none."""
-    kept_BT = mask_BT[:, 1:]
+    kept_BT = mask_BT[:, 1:].bool()  # zeros and ones would be taken for row numbers
     logprobs_N = chosen_logprobs(logits_BTV[:, :-1][kept_BT], tokens_BT[:, 1:][kept_BT])
     return -logprobs_N.sum() / max(1, len(logprobs_N))
 
@@ -518,7 +521,7 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
     samples, uniform_RB = empty_samples(model, prompts, max_new_tokens, generator)
     B, device = len(prompts), samples.tokens_BT.device
     low = torch.is_autocast_enabled(device.type)
-    was_training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()  # no dropout while sampling
     try:
         # the faster inference mode has no cache, and would convert the weights anew at every step
@@ -528,7 +531,8 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
                 for _ in sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
                     pass
     finally:
-        model.train(was_training)
+        for module, training in modes.items():
+            module.training = training
     return samples
 
 

@@ -95,7 +95,7 @@ EDITS = [
          "second_reading"),
     Edit("model.py", "    model.eval()  # no dropout while sampling\n", "",
          "dropout on while sampling", "steps"),
-    Edit("model.py", "        model.train(was_training)\n", "        pass\n",
+    Edit("model.py", "            module.training = training\n", "            pass\n",
          "dropout stays off after sampling", "steps"),
     Edit("model.py", "else logits_NV / temperature, -1)",
          "else logits_NV / temperature / temperature, -1)", "temperature twice", "model"),

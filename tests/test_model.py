@@ -9,7 +9,7 @@ from conftest import array, randomize, sweep
 
 import naive
 from model import (CONFIGS, GPT, GPTConfig, ScalarGPT, attention, cosine_rate, fused_attention,
-                   lm_loss, load_gpt2, save_gpt2, token_logprobs)
+                   lm_loss, load_gpt2, log_softmax, save_gpt2, token_logprobs)
 
 TINY = GPTConfig(vocab_size=11, n_ctx=16, n_layer=2, n_head=2, d_model=16)
 
@@ -204,6 +204,15 @@ def test_token_logprobs_by_hand():
     assert token_logprobs(logits, tokens, 0.5).exp()[0, 0].item() == pytest.approx(9 / 10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1e-30, 1e-38, 1e-40, 1e-46, 5e-324])
+def test_at_the_smallest_temperatures_log_probs_are_those_of_the_limit(temperature, dtype):
+    logits = torch.tensor([[-60.0, -61.5, -60.0], [7.0, 0.0, 7.5]], dtype=dtype)
+    got = log_softmax(logits, temperature)
+    assert got[0, [0, 2]].exp().tolist() == pytest.approx([0.5, 0.5]) and got[1, 2] == 0
+    assert (got[[0, 1, 1], [1, 0, 1]] < -1e29).all()
+
+
 def random_text(rng, dtype):
     B, T, V = rng.integers(1, 4), rng.integers(2, 7), rng.integers(1, 7)
     logits = torch.from_numpy(rng.normal(size=(B, T, V)) * 10 ** rng.uniform(-6, 4)).to(dtype)
@@ -262,6 +271,12 @@ def test_lm_loss_by_hand():
     assert both.item() == pytest.approx((np.log(4 / 3) + np.log(2)) / 2)
     first = lm_loss(logits, tokens, torch.tensor([[False, True, False]]))
     assert first.item() == pytest.approx(np.log(4 / 3))
+
+
+def test_a_mask_of_zeros_and_ones_means_the_same():
+    logits, tokens = torch.randn(2, 4, 5), torch.randint(5, (2, 4))
+    mask = torch.tensor([[1, 1, 0, 1], [1, 0, 1, 0]])
+    assert torch.equal(lm_loss(logits, tokens, mask), lm_loss(logits, tokens, mask.bool()))
 
 
 # -- the learning rate ------------------------------------------------------------------------

@@ -44,6 +44,10 @@ def test_sampling_uses_no_dropout_and_leaves_the_model_as_it_was():
                                    rtol=0, atol=1e-4)
     generate(model, [[1]], 2)
     assert not model.training
+    model.train().decoder.h[0].eval()  # a block that someone froze
+    modes = [module.training for module in model.modules()]
+    generate(model, [[1]], 2)
+    assert [module.training for module in model.modules()] == modes
 
 
 def test_a_rows_draws_do_not_depend_on_which_rows_are_still_running():
