@@ -132,12 +132,14 @@ def kl_rewards(scores_B, logprobs_BR, ref_logprobs_BR, mask_BR, kl_coef):
         reward_t = − β ( log π(a_t|s_t) − log π_sft(a_t|s_t) )  [ + r(x, y)  at the last token ]
 
     The last token is the last that `mask_BR` keeps: end-of-text, or at the length limit whatever
-    stands there. Returns rewards_BR, 0 outside the mask; a row without tokens has none.
+    stands there. Returns rewards_BR, 0 outside the mask; a row without tokens has none. Raises
+    ValueError unless there is one score a row.
     """
+    if scores_B.shape != mask_BR.shape[:1]:  # B×1 would give B×B×R rewards
+        raise ValueError(f"{tuple(scores_B.shape)} scores, {len(mask_BR)} rows; expected one each")
     logprobs_BR, ref_logprobs_BR = at_least_fp32(logprobs_BR), at_least_fp32(ref_logprobs_BR)
     rewards_BR = torch.where(mask_BR, -kl_coef * (logprobs_BR - ref_logprobs_BR), 0.0)
-    at_R = torch.arange(mask_BR.shape[1], device=mask_BR.device)
-    last_BR = mask_BR & (at_R == torch.where(mask_BR, at_R, -1).amax(1, keepdim=True))
+    last_BR = mask_BR & (mask_BR.cumsum(1) == mask_BR.sum(1, keepdim=True))
     return rewards_BR + torch.where(last_BR, scores_B[:, None].to(rewards_BR.dtype), 0.0)
 
 
@@ -153,7 +155,7 @@ def gae(rewards_BR, values_BR, mask_BR, discount=1.0, lam=0.95):
     rewards_BR = at_least_fp32(rewards_BR).masked_fill(~mask_BR, 0.0)
     values_BR = at_least_fp32(values_BR).masked_fill(~mask_BR, 0.0)
     advantages_BR = torch.zeros_like(values_BR)
-    next_value_B = next_advantage_B = torch.zeros_like(values_BR[:, 0])
+    next_value_B = next_advantage_B = values_BR.new_zeros(len(values_BR))
     for t in reversed(range(rewards_BR.shape[1])):
         delta_B = rewards_BR[:, t] + discount * next_value_B - values_BR[:, t]
         next_advantage_B = delta_B + discount * lam * next_advantage_B

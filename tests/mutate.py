@@ -159,12 +159,10 @@ EDITS = [
     # -- ppo.py -----------------------------------------------------------------------------------
     Edit("ppo.py", "torch.where(mask_BR, -kl_coef *", "torch.where(mask_BR, kl_coef *",
          "KL rewarded, not penalised", "proof_optimum", "optimum"),
-    Edit("ppo.py", "torch.where(mask_BR, at_R, -1).amax(1, keepdim=True))",
-         "torch.where(mask_BR, at_R, -1).amax(1, keepdim=True) - 1)", "reward a token early",
-         "ppo_math"),
-    Edit("ppo.py", "torch.where(mask_BR, at_R, -1).amax(1, keepdim=True))",
-         "torch.where(mask_BR, at_R, -1).amax(1, keepdim=True) + 1)", "reward a token late",
-         "ppo_math"),
+    Edit("ppo.py", "== mask_BR.sum(1, keepdim=True))",
+         "== mask_BR.sum(1, keepdim=True) - 1)", "reward a token early", "ppo_math"),
+    Edit("ppo.py", "last_BR = mask_BR & (mask_BR.cumsum(1) ==", "last_BR = (mask_BR.cumsum(1) ==",
+         "the reward again at every token after the end", "ppo_math"),
     Edit("ppo.py", "return rewards_BR + torch.where(last_BR, scores_B[:, None]"
          ".to(rewards_BR.dtype), 0.0)", "return torch.where(last_BR, scores_B[:, None]"
          ".to(rewards_BR.dtype), rewards_BR)", "no KL penalty on the last token", "ppo_math"),

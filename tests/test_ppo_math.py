@@ -78,6 +78,21 @@ def test_a_token_likelier_than_under_sft_is_penalised():
     assert rewards[0, 0] < 0 == rewards[0, 1]
 
 
+@pytest.mark.parametrize("scores", [torch.zeros(3, 1), torch.zeros(1), torch.zeros(())])
+def test_scores_that_are_not_one_a_row_are_refused(scores):
+    zeros = torch.zeros(3, 4)
+    with pytest.raises(ValueError, match="3 rows; expected one each"):
+        kl_rewards(scores, zeros, zeros, zeros == 0, 0.02)
+
+
+@pytest.mark.parametrize("B, R", [(3, 0), (0, 4), (0, 0)])
+def test_no_tokens_have_empty_rewards_advantages_and_losses(B, R):
+    x, mask = torch.zeros(B, R), torch.zeros(B, R, dtype=torch.bool)
+    found = kl_rewards(torch.ones(B), x, x, mask, 0.02), *gae(x, x, mask), whiten(x, mask)
+    assert [y.shape for y in found] == 4 * [(B, R)]
+    assert policy_loss(x, x, x, mask)[0] == value_loss(x, x, x, mask)[0] == 0
+
+
 @DTYPES
 @sweep(12)
 def test_kl_rewards_equal_a_loop_over_tokens(dtype, seed):
