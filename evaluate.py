@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import (InputError, alone, check_output, device_of, load_model, output_file, required,
-                    run_verbs, setting)
+from common import (InputError, alone, check_finite, check_output, device_of, load_model,
+                    output_file, required, run_verbs, setting)
 from data.batching import length_sorted_batches, pad_right, seeded_generator, text_in_order
 from data.labelers import prefers
 from data.readers import (_list, _read_rows, _string, read_demonstrations, read_fitting_prompts,
@@ -131,6 +131,9 @@ class AnswersConfig:
     def __post_init__(self):
         if bool(self.prefix_from) != bool(self.prefix_prompts):
             raise InputError("--prefix_from and --prefix_prompts: expected both or neither")
+        if self.reference and not self.temperature:  # it is ∞ from where the two first differ
+            raise InputError("--temperature 0 --reference: greedy answers have no KL; expected a "
+                             "number above 0, or no --reference")
 
 
 @torch.no_grad()
@@ -235,7 +238,8 @@ def read_units(path):
 def measure(prompts, responses, reward_model, model=None, reference=None, temperature=1.0,
             micro_tokens=16384):
     """(scores, KL estimates), a number per episode: the reward-model score of prompt and response,
-    and log π(y|x) − log π_ref(y|x), or 0 without a reference."""
+    and log π(y|x) − log π_ref(y|x), or 0 without a reference. Raises FloatingPointError where one
+    is not finite."""
     device = reward_model.head.weight.device
     rows = [x + y for x, y in zip(prompts, responses)]
     scores, kls = [0.0] * len(rows), [0.0] * len(rows)
@@ -252,6 +256,7 @@ def measure(prompts, responses, reward_model, model=None, reference=None, temper
             kl_B = torch.zeros_like(scores_B) if reference is None else (
                 response_logprobs(model, *place) - response_logprobs(reference, *place)).sum(1)
         for i, score, kl in zip(group, scores_B.tolist(), kl_B.tolist()):
+            check_finite({"the reward of an answer": score, "the KL of an answer": kl})
             scores[i], kls[i] = score, kl
     return scores, kls
 

@@ -690,6 +690,9 @@ def test_a_run_without_answers_and_a_damaged_file_are_one_line(answered, tmp_pat
         evaluate.read_json_lines(path)
     with pytest.raises(InputError, match="both or neither"):
         evaluate.AnswersConfig(checkpoint="", out="", prompts="", reward="", prefix_from="x")
+    with pytest.raises(InputError, match="--temperature 0 --reference: greedy answers have no KL"):
+        evaluate.AnswersConfig(checkpoint="", out="", prompts="", reward="", reference="x",
+                               temperature=0.0)
     with pytest.raises(InputError, match="expected one of --sizes"):
         study.main(study.StudyConfig(runs=(str(answered),), out="", sizes=("a", "b"), own="c"))
 
@@ -768,6 +771,17 @@ def test_one_fault_in_a_run_is_one_line_of_the_study(answered, tmp_path, name, c
     write(path, change(rows))
     with pytest.raises(InputError, match=f"{path.name}:? ?.*{reason}"):
         look(study.Study(study.StudyConfig(runs=(str(tmp_path / "run"),), out="")))
+
+
+def test_a_score_or_kl_beyond_all_numbers_stops_before_anything_is_written(run_folder):
+    models = [load_model(kind, run_folder / name, stages, load_tokenizer("world"))
+              for kind, name, stages in ((ScalarGPT, "reward.pt", ("reward",)),
+                                         (GPT, "ppo.pt", ("ppo",)), (GPT, "base.pt", ("base",)))]
+    with pytest.raises(FloatingPointError, match="the KL of an answer is nan"):
+        evaluate.measure([[1, 2]], [[3, 4]], *models, temperature=0.0)
+    models[0].head.bias.data.fill_(math.inf)
+    with pytest.raises(FloatingPointError, match="the reward of an answer is inf"):
+        evaluate.measure([[1, 2]], [[3, 4]], models[0])
 
 
 def test_a_context_without_room_for_an_answer_is_one_line(run_folder):
