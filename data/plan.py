@@ -344,6 +344,14 @@ def report(name, plan, reward):
 class TableConfig:
     memory: tuple = setting(("24", "80"), "of the GPUs, in GB")
 
+    def __post_init__(self):
+        try:
+            sizes = [0 < float(text) * GB < math.inf for text in self.memory]
+        except ValueError:
+            sizes = []
+        if not sizes or not all(sizes):
+            raise InputError(f"--memory {' '.join(self.memory)}: expected numbers above 0, in GB")
+
 
 def table(config):
     """The settings for every size of GPT-2 on GPUs of some sizes, and the memory they need."""

@@ -259,6 +259,16 @@ def test_a_cpu_asks_for_tiny_or_yes(no_gpu, capsys):
     assert capsys.readouterr().out.count("\n| gpt2 |") == 2
 
 
+@pytest.mark.parametrize("memory", [["x"], ["24", "nan"], ["1e400"], ["1e300"], ["-5"], ["0"], [""],
+                                    []])
+def test_what_is_no_size_of_a_gpu_is_one_line(memory, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_verbs({"table": (plan.table, plan.TableConfig)}, "", ["table", "--memory", *memory])
+    said = capsys.readouterr()
+    assert stop.value.code == 2 and not said.out and said.err.count("\n") == 1
+    assert f"--memory {' '.join(memory)}: expected numbers above 0" in said.err
+
+
 @pytest.mark.parametrize("hours, text", [(0.001, "1 minutes"), (0.5, "30 minutes"),
                                          (5, "5 hours"), (100, "4 days")])
 def test_durations(hours, text):
