@@ -253,12 +253,23 @@ def read_completions(path):
     return rows
 
 
+STRINGS = ("subjects", "words", "claim", "items", "texts", "crux")     # a key's lists of them
+KINDS = {"sentences": int, "n": int, "given": str, **dict.fromkeys(STRINGS, list)}
+VALUES = {"max_words": int, "items": int, "start": str}     # of constraints
+
+
 def check_key(path, number, key):
     """Raises InputError unless answers can be judged by the key of this line."""
     try:
-        quality(key, "")
-        if type(key["world"]) is not int:
-            raise TypeError("world")
+        quality(key, "")        # finds what is missing; an empty answer meets few of the values
+        parts = [("world", key["world"], int)]
+        parts += [(name, key[name], kind) for name, kind in KINDS.items() if name in key]
+        parts += [(name, text, str) for name in STRINGS for text in key.get(name, ())]
+        parts += [(name, value, VALUES[name]) for name, value in key["constraints"]
+                  if name in VALUES]
+        for name, value, kind in parts:
+            if type(value) is not kind:
+                raise TypeError(name)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path}:{number}: key does not say what was asked ({error!r}); "
                          "expected one as in prompts.jsonl") from error

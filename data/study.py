@@ -31,7 +31,8 @@ from data.labelers import (agreements, check_key, choose, for_evaluation, qualit
 from data.readers import as_row, read_prompts, write_files
 from data.report import markdown
 from data.runs import NAMES
-from evaluate import beside, bootstrap, judge_pairs, ratio, read_json_lines, read_units
+from evaluate import (UNITS, beside, bootstrap, judge_pairs, ratio, read_json_lines, read_probes,
+                      read_units)
 
 BEST_OF = (1, 2, 4, 8, 16, 32, 64)
 KL_SWEEP = {"0.08 (PPO)": "ppo"} | {  # PPO's coefficient as run.sh has it, others as study.sh does
@@ -68,7 +69,10 @@ class Run:
         for number, prompt in enumerate(self.prompts if self.judged else [], 1):
             check_key(path, number, prompt.get("key"))
         self.seed = self.prompts[0]["key"]["world"] if self.judged else None
-        self.probes = read_json_lines(self.folder / "world" / "probes.jsonl") if self.judged else []
+        path = self.folder / "world" / "probes.jsonl"
+        self.probes = read_probes(path) if self.judged else []
+        for number, probe in enumerate(self.probes, 1):
+            check_probe(path, number, probe)
         self.labelers = {group: [for_evaluation(one) for one in choose(group, self.seed)]
                          for group in GROUPS} if self.judged else {}
         self.answers, self.wins, self.observe, self.agreement = map(cache, (
@@ -86,10 +90,15 @@ class Run:
         found = defaultdict(list)
         for number, unit in enumerate(read_units(self.path(model)), 1):
             found[unit["kind"]].append(unit)
+            if unit["kind"] in UNITS:  # they have no row
+                continue
             of = self.prompts if unit["kind"] == "test" else self.probes
-            if not 0 <= unit.get("row", 0) < max(1, len(of)):
+            if not 0 <= unit["row"] < len(of):
                 raise InputError(f"{self.path(model)}:{number}: row {unit['row']}; expected one "
                                  f"of {len(of)}")
+            if of is self.probes and of[unit["row"]]["kind"] != unit["kind"]:
+                raise InputError(f"{self.path(model)}:{number}: row {unit['row']} is a probe of "
+                                 f"{of[unit['row']]['kind']}; expected one of {unit['kind']}")
         if not found["test"]:
             raise InputError(f"{self.path(model)}: no answer to a test prompt; expected some")
         return found
@@ -98,6 +107,9 @@ class Run:
         """Per test prompt that both answered, the mean vote for `one`."""
         said = [{u["row"]: u["answer"] for u in self.answers(m)["test"]} for m in (one, other)]
         rows = sorted(said[0].keys() & said[1].keys())
+        if not rows:
+            raise InputError(f"{self.path(one)}: answers no test prompt that {self.path(other)} "
+                             "answers; expected some in common")
         return judge_pairs([self.prompts[i]["key"] for i in rows],
                            *([answers[i] for i in rows] for answers in said),
                            self.labelers[group], f"{self.config.seed} {self.seed}",
@@ -155,7 +167,7 @@ class Run:
         rows = read_json_lines(path) if path.exists() and path.stat().st_size else []
         for number, row in enumerate(rows, 1):
             for name, value in row.items():
-                if not isinstance(value, (int, float, list)):
+                if not isinstance(value, list if name in ("answers", "prompts") else (int, float)):
                     raise InputError(f"{path}:{number}: {name} is {value!r}; expected a number")
         return rows
 
@@ -193,6 +205,16 @@ class Run:
         return np.array(agreements(choose(group, self.seed),
                                    [(row["key"], row["completions"]) for row in rows],
                                    self.config.seed))
+
+
+def check_probe(path, number, probe):
+    """Raises InputError unless answers to the probe of this line can be judged."""
+    if probe["kind"] in ("closed", "truthful"):
+        check_key(path, number, probe.get("key"))
+    if probe["kind"] == "truthful" and "claim" not in probe["key"]:
+        raise InputError(f"{path}:{number}: key has no claim; expected the fact asked for")
+    if probe["kind"] == "toxicity" and not isinstance(probe.get("prefix"), str):
+        raise InputError(f"{path}:{number}: no prefix; expected none, respectful or biased")
 
 
 # -- all seeds ------------------------------------------------------------------------------------

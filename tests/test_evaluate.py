@@ -756,6 +756,19 @@ def without(row, name):
     ("data/prompts.test.jsonl", lambda rows: [*rows, without(rows[0], "key")], None, ":121: key"),
     ("answers/ppo.jsonl", lambda rows: [row for row in rows if row["kind"] != "test"],
      lambda whole: whole.win("ppo", "sft"), "no answer to a test prompt"),
+    ("answers/ppo.jsonl", lambda rows: [row | {"row": 0} if row["kind"] == "closed" else row
+                                        for row in rows],
+     lambda whole: whole.runs[0].observe("ppo"), "row 0 is a probe of truthful; expected one of"),
+    ("world/probes.jsonl", lambda rows: [without(rows[0], "kind")], None, ":1: key 'kind' is miss"),
+    ("world/probes.jsonl", lambda rows: [without(rows[0], "key")], None, ":1: key does not say"),
+    ("world/probes.jsonl", lambda rows: [row | {"key": without(row["key"], "claim")
+                                                | {"want": "list", "n": 1, "items": ["a"]}}
+                                         for row in rows if row["kind"] == "truthful"], None,
+     ":1: key has no claim"),
+    ("world/probes.jsonl", lambda rows: [without(row, "prefix") for row in rows
+                                         if row["kind"] == "toxicity"], None, ":1: no prefix"),
+    ("ppo.jsonl", lambda _: [{"step": 0, "reward": [1], "kl": 1.0, "entropy": 1.0}],
+     study.Study.curves, r":1: reward is \[1\]; expected a number"),
     ("ppo.jsonl", lambda _: [{"step": 0, "reward": None, "kl": 1.0, "entropy": 1.0}],
      study.Study.curves, ":1: reward is None; expected a number"),
     ("ppo.jsonl", lambda _: [{"step": 0, "reward": "a", "kl": 1.0, "entropy": 1.0}],
@@ -771,6 +784,16 @@ def test_one_fault_in_a_run_is_one_line_of_the_study(answered, tmp_path, name, c
     write(path, change(rows))
     with pytest.raises(InputError, match=f"{path.name}:? ?.*{reason}"):
         look(study.Study(study.StudyConfig(runs=(str(tmp_path / "run"),), out="")))
+
+
+def test_two_models_without_a_prompt_in_common_are_one_line(answered, tmp_path):
+    shutil.copytree(answered, tmp_path / "run")
+    for name, rows in ("ppo", units(answered, "ppo", "test")[:3]), ("sft", units(
+            answered, "sft", "test")[3:]):
+        write(tmp_path / "run" / "answers" / f"{name}.jsonl", rows)
+    run = study.Run(tmp_path / "run", study.StudyConfig(runs=(), out=""))
+    with pytest.raises(InputError, match="ppo.jsonl: answers no test prompt that .*sft.jsonl ans"):
+        run.wins("ppo", "sft")
 
 
 def test_a_score_or_kl_beyond_all_numbers_stops_before_anything_is_written(run_folder):

@@ -283,6 +283,17 @@ def test_bad_input_is_one_line_with_file_and_number_and_nothing_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["completions.jsonl"]
 
 
+@pytest.mark.parametrize("name, value, named", [
+    ("subjects", "fox", "'subjects'"), ("subjects", [["fox"]], "'subjects'"),
+    ("words", [1], "'words'"), ("sentences", True, "'sentences'"), ("world", True, "'world'"),
+    ("given", ["a"], ""), ("constraints", [["max_words", "3"]], "'max_words'"),
+    ("constraints", [["items", None]], "'items'"), ("constraints", [["start", 1]], "'start'")])
+def test_a_key_whose_values_are_of_another_kind_is_refused(name, value, named):
+    lab.check_key("x.jsonl", 3, fact_key())
+    with pytest.raises(InputError, match=f"^x.jsonl:3: key does not say what was asked .*{named}"):
+        lab.check_key("x.jsonl", 3, fact_key() | {name: value})
+
+
 def test_unknown_group_is_refused(tmp_path):
     with pytest.raises(InputError, match="expected training, held-out, or some of ABCDE"):
         command(tmp_path, [good_row()], ("group", "AX"))
