@@ -370,8 +370,10 @@ def update_ema(average, model, decay):
 def check_first_ratio(stats, rounded):
     """The policy that sampled is the policy being updated: before the first step every ratio is 1.
     It is not where dropout is on, or where sampling and training compute differently. Raises
-    RuntimeError. (bf16 rounds the two differently: there only the mean is held to a bound.)"""
-    wrong = stats["approx_kl"] > 1e-2 if rounded else (
+    RuntimeError. (bf16 rounds the two differently: there only the mean is held to a bound. On a CPU
+    rounding alone gave 5e-5 at most in trained models, 2e-4 in any; a dropout of 0.02 from 3e-3.)
+    """
+    wrong = stats["approx_kl"] > 2e-3 if rounded else (
         stats["max_log_ratio"] > 1e-3 or stats["clip_fraction"] > 0)
     if wrong:
         raise RuntimeError(

@@ -6,6 +6,7 @@ import copy
 import pytest
 import torch
 
+import model
 import ppo
 from model import GPT, GPTConfig, ScalarGPT, adam, lm_loss, response_logprobs
 from ppo import PPOConfig, State
@@ -107,6 +108,27 @@ def test_a_policy_with_dropout_is_refused_at_the_first_minibatch(models, rollout
         block.dropout.p = 0.3
     with pytest.raises(RuntimeError, match="ratio 1"):
         ppo.update(state_of(policy, models[3]), rollout, None, cfg, 1e-3, first=True)
+
+
+@pytest.mark.parametrize("gain", [1.0, 8.0])  # of the logits: flat and sharp distributions
+def test_in_bf16_rounding_is_let_pass_and_a_dropout_of_2_percent_is_not(monkeypatch, gain):
+    monkeypatch.setattr(model, "_forward_dtype", "bfloat16")
+    shape, cfg = GPTConfig(101, 64, n_layer=4, n_head=4, d_model=64), config(max_response=40)
+    policy, value_model = GPT(shape), ScalarGPT(shape)
+    policy.decoder.ln_f.weight.data *= gain
+    torch.manual_seed(0)
+    prompts = [[1, 2], [3] * 12] * 16
+    rollout = ppo.roll_out(policy, policy, value_model, value_model, prompts, EOS, cfg)
+    advantages = ppo.whiten(torch.randn_like(rollout.values_BR), rollout.mask_BR)
+
+    def stats(dropout):
+        for block in policy.train().decoder.h:
+            block.dropout.p = dropout
+        return ppo.policy_gradient(policy, rollout, advantages, torch.arange(32), cfg)
+
+    ppo.check_first_ratio(stats(0.0), rounded=True)
+    with pytest.raises(RuntimeError, match="ratio 1"):
+        ppo.check_first_ratio(stats(0.02), rounded=True)
 
 
 @pytest.mark.parametrize("micro_tokens", [1, 40, 100])
