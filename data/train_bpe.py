@@ -30,6 +30,11 @@ class BPEConfig:
     vocab_size: int = setting(1024, "the end-of-text token included; *scaled*, App. C: 50257")
     documents: int = setting(4_000, "pretraining documents of each seed; *scaled*")
 
+    def __post_init__(self):
+        if self.vocab_size < 257:
+            raise InputError(f"--vocab_size {self.vocab_size}: expected 257 or more: every byte is "
+                             "a token, and end-of-text is one")
+
 
 def pieces(config):
     """The weight of each piece of the split pattern in the text of all seeds."""

@@ -440,6 +440,12 @@ def test_training_the_vocabulary_again_gives_the_same_bytes(tmp_path):
     assert again == WORLD_FILE.read_bytes()
 
 
+def test_a_vocabulary_below_all_bytes_is_refused():
+    assert BPEConfig(vocab_size=257)
+    with pytest.raises(InputError, match="--vocab_size 256: expected 257 or more"):
+        BPEConfig(vocab_size=256)
+
+
 def test_every_pool_word_is_one_token():
     tokenizer = load_tokenizer("world")
     assert tokenizer.vocab_size == 1024
