@@ -207,7 +207,7 @@ def _mute_standard_output():
 def _is_out_of_memory(error):
     """On a GPU torch raises a class of its own, on a CPU a RuntimeError that only says so."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or \
-        "can't allocate memory" in str(error)
+        any(said in str(error) for said in ("can't allocate memory", "Storage size calculation"))
 
 
 def _memory_flags(config_class):

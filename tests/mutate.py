@@ -371,7 +371,7 @@ EDITS = [
     Edit("common.py", "except InputError as error:\n                print(",
          "except ValueError as error:\n                print(", "no way back from a damaged file",
          "stages::truncated"),
-    Edit("common.py", '"can\'t allocate memory" in str(error)', "False",
+    Edit("common.py", "any(said in str(error) for said in", "any(False for said in",
          "too little memory is a traceback", "nothing_is_lost::too_little_memory", "numbers"),
     Edit("common.py", "and (fault := _fault(f.name, value)):", "and (fault := None):",
          "a batch of 0", "nothing_is_lost::out_of_bounds", "bad files"),

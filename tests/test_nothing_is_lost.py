@@ -540,6 +540,10 @@ def too_much(config):
     torch.empty(2**50, dtype=torch.uint8)  # what torch really says on a CPU
 
 
+def beyond_all_memory(config):
+    torch.empty(2**61 - 1)
+
+
 def raises(error):
     def main(config):
         raise error
@@ -547,7 +551,8 @@ def raises(error):
 
 
 @pytest.mark.parametrize("main", [
-    too_much, raises(MemoryError()), raises(torch.OutOfMemoryError("CUDA out of memory. Tried")),
+    too_much, beyond_all_memory, raises(MemoryError()),
+    raises(torch.OutOfMemoryError("CUDA out of memory. Tried")),
     raises(RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't "
                         "allocate memory: you tried to allocate 99 bytes."))])
 @pytest.mark.parametrize("program, setting", [("ppo", "--micro_tokens"), ("sft", "--micro_tokens"),
