@@ -214,10 +214,10 @@ def plot_winrate(run):
         models = {name: [[100 * x for x in of] for of in m] for name, m in models.items()}
         roomy = min(models, key=lambda name: models[name][0])   # the shortest bar: words go there
         draw_bars(axes, models, lambda name, i, mean: f"{mean:.0f}" + (
-            ("  by those of training", "  by held-out ones")[i] if name == roomy else ""),
+            ("  by labelers of training", "  by held-out labelers")[i] if name == roomy else ""),
             zero=50)
         axes.set(title=size, xlim=(0, 100), xticks=range(0, 101, 25))
-    grid[-1].set_xlabel("win rate against SFT by simulated labelers, %, with 95 % intervals")
+    grid[-1].set_xlabel("simulated labelers' win rate, %, 95 % intervals")
     return made
 
 
