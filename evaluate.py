@@ -461,15 +461,15 @@ def bootstrap(*seeds, statistic=np.mean, draws=1000, seed=0, beside=()):
     t: three of them, drawn with replacement, would cover the truth 7 times in 10. Where they differ
     by no more than their units do, the interval is wider than it need be. What is compared on the
     same units stands in the columns of one array, so that it is drawn together. `beside` are units
-    that nobody measured and that are drawn as well, for shares: of 100 answers of which one in a
-    hundred is toxic, percentiles without them cover the truth 6 times in 10. Raises ValueError
-    where a seed has no units.
+    that nobody measured and that are drawn as well, with the first seed's, for shares: of 100 answers
+    of which one in a hundred is toxic, percentiles without them cover the truth 6 times in 10. Raises
+    ValueError where a seed has no units.
     """
     seeds = [np.asarray(units, dtype=float) for units in seeds]
     if not seeds or not all(map(len, seeds)):
         raise ValueError("no units to draw from")
     rng = np.random.default_rng(seed)
-    pools = [np.concatenate([units, beside]) if len(beside) else units for units in seeds]
+    pools = [np.concatenate([seeds[0], beside]) if len(beside) else seeds[0], *seeds[1:]]
     drawn = np.array([statistic(np.concatenate(
         [pool[rng.integers(len(pool), size=len(pool))] for pool in pools])) for _ in range(draws)])
     if len(seeds) > 1:

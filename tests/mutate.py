@@ -461,7 +461,7 @@ EDITS = [
     Edit("evaluate.py", "[rng.integers(len(pool), size=len(pool))]",
          "[rng.integers(len(pool), size=(len(pool) + 1) // 2)]",
          "a bootstrap of half as many", "second_reading::covers", "statistics"),
-    Edit("evaluate.py", "np.concatenate([units, beside]) if len(beside) else units", "units",
+    Edit("evaluate.py", "np.concatenate([seeds[0], beside]) if len(beside) else seeds[0]", "seeds[0]",
          "percentiles alone for rare shares", "evaluate::rare", "statistics"),
     Edit("data/usecases.py", 'return " and ".join(sorted((one, two)))', 'return f"{one} and {two}"',
          "a test request about two, the other way round in training", "world::other_words"),

@@ -111,6 +111,12 @@ def test_intervals_of_rare_shares_cover_as_often_as_they_say(of, true):
     assert coverage(draw, true) < 0.8
 
 
+def test_a_share_that_is_nowhere_met_may_be_none():
+    for seeds in (1, 3, 5):
+        figure, low, high = bootstrap(*[[0.0] * 100] * seeds, beside=evaluate.beside(1))
+        assert figure == low == 0 and 0.02 / seeds < high < 0.06 / seeds
+
+
 @pytest.mark.parametrize("alike", [0.0, 0.5])
 def test_intervals_of_rare_shares_of_several_answers_cover_as_often_as_they_say(alike):
     """40 units of 4 answers, of which one in a hundred is right; some units answer alike."""
