@@ -2,6 +2,7 @@
 
     side_by_side        two independent things on a CPU's cores, each on its share of them
     add_gradients       a batch's gradients, by several processes where that is faster
+    in_parts            the same for what needs no gradients
     threads             fewer of torch's threads for a while
     keep_freed_memory   a CPU's large tensors without the system clearing each one's pages anew
     without_weights     modules whose weights are loaded next
@@ -71,10 +72,10 @@ SHARED_BELOW = 2**23  # parameters: larger products keep all cores busy
 
 
 def parts_at_once(model):
-    """In how many parts to pass a batch forward and backward at once, for `add_gradients`: for a
-    small model on a CPU as many as cores, as these would wait for each other at every product. One
-    where a process that has used torch, or its compiler, does not bear to be forked: gradients on a
-    machine with a GPU make torch start threads that the child would lack."""
+    """Into how many parts to cut a batch for `add_gradients` and `in_parts`: for a small model on a
+    CPU as many as cores, as these would wait for each other at every product. One where a process
+    that has used torch, or its compiler, does not bear to be forked: gradients on a machine with a
+    GPU make torch start threads that the child would lack."""
     weights = list(model.parameters())
     small = weights[0].device.type == "cpu" and sum(p.numel() for p in weights) < SHARED_BELOW
     forks = (sys.platform == "linux" and not getattr(model, "compiled", False)
@@ -87,15 +88,26 @@ def add_gradients(parts, model):
     which takes the model and returns a scalar to differentiate, and anything. Returns these, in
     their order; the gradients are summed in an order of their own, always the same. Of
     `parts_at_once` n, this process computes every n-th part, helpers the others."""
+    return _by_all(_differentiate, parts, model)
+
+
+def in_parts(parts, model):
+    """What the parts return, functions that pickle, as their results do, and take the model: in
+    their order, computed by as many processes as `add_gradients` has."""
+    return _by_all(_call, parts, model)
+
+
+def _by_all(work, parts, model):
+    """work(part, model) of each part."""
     team = 1 + len(helpers := _helpers_of(model, parts_at_once(model) - 1))
     found = [None] * len(parts)
     try:
         with threads(torch.get_num_threads() // team):
             for i, helper in enumerate(helpers, 1):
-                helper.begin(parts[i::team], model)
-            found[::team] = [_differentiate(part, model) for part in parts[::team]]
+                helper.begin(work, parts[i::team], model)
+            found[::team] = [work(part, model) for part in parts[::team]]
             for i, helper in enumerate(helpers, 1):
-                found[i::team] = helper.end(model)
+                found[i::team] = helper.end(work, model)
     except BaseException as error:  # a helper may be left in the middle of something
         _HELPERS.pop(model, None)
         if isinstance(error, (EOFError, ConnectionError)):  # one was killed, which none but the
@@ -108,6 +120,10 @@ def _differentiate(part, model):
     loss, result = part(model)
     loss.backward()
     return result
+
+
+def _call(part, model):
+    return part(model)
 
 
 _HELPERS = weakref.WeakKeyDictionary()  # model: the addresses of its weights, its helpers
@@ -132,8 +148,8 @@ def _in_common(like):
 
 
 class Helper:
-    """A process that sums gradients of a model beside this one, whose weights it sees: a thread
-    would wait at each operation for the interpreter's lock. Ends with the model or this process."""
+    """A process that works with a model beside this one, whose weights it sees: a thread would wait
+    at each operation for the interpreter's lock. Ends with the model or this process."""
 
     def __init__(self, model):
         self.gradients = [_in_common(torch.zeros_like(p)) for p in model.parameters()]
@@ -151,24 +167,24 @@ class Helper:
         theirs.close()
         weakref.finalize(self, _dismiss, self.pipe, pid)
 
-    def begin(self, parts, model):
-        """Let it compute the gradients of these parts."""
+    def begin(self, work, parts, model):
+        """Let it do work(part, model) for these parts."""
         drops = model.training and model.config.dropout > 0
         seed = torch.randint(2**62, ()).item() if drops else 0
-        self.pipe.send_bytes(pickle.dumps((parts, model.training, seed)))
+        self.pipe.send_bytes(pickle.dumps((work, parts, model.training, seed)))
 
-    def end(self, model):
-        """Add them to the model's; returns what the parts returned."""
+    def end(self, work, model):
+        """What it returned for them; gradients are added to the model's."""
         found = pickle.loads(_receive(self.pipe))
         if isinstance(found, Exception):
             raise found
-        for p, gradient in zip(model.parameters(), self.gradients):
+        for p, gradient in zip(model.parameters(), self.gradients if work is _differentiate else ()):
             p.grad = gradient.clone() if p.grad is None else p.grad.add_(gradient)
         return found
 
 
 def _help(pipe, model, gradients):
-    """What a helper does: compute what comes, until there is nobody to send more."""
+    """What a helper does: work on what comes, until there is nobody to send more."""
     for number in (signal.SIGINT, signal.SIGTERM):  # are for the other process, which ends a step
         signal.signal(number, signal.SIG_IGN)
     os.closerange(3, pipe.fileno())  # locks, and the pipes of others
@@ -178,13 +194,13 @@ def _help(pipe, model, gradients):
         p.grad = gradient
     with suppress(EOFError, ConnectionError):
         while task := _receive(pipe):
-            parts, training, seed = pickle.loads(task)
+            work, parts, training, seed = pickle.loads(task)
             model.train(training)
             torch.manual_seed(seed)
-            for gradient in gradients:
+            for gradient in gradients if work is _differentiate else ():
                 gradient.zero_()
             try:
-                found = [_differentiate(part, model) for part in parts]
+                found = [work(part, model) for part in parts]
             except Exception as error:
                 found = error
             pipe.send_bytes(pickle.dumps(found))

@@ -18,8 +18,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from machine import (Replayed, gpu_memory, packed, parts_at_once, positions_at_once, product_dtype,
-                     row_length, threads, wide_product)
+from machine import (Replayed, gpu_memory, in_parts, packed, parts_at_once, positions_at_once,
+                     product_dtype, row_length, threads, wide_product)
 
 # -- sizes (App. C; GPT-3, Table 2.1; GPT-2, Table 2) -------------------------------------------
 
@@ -120,10 +120,11 @@ class KVCache:
         self.values = [like.new_zeros(shape) for _ in range(config.n_layer)]
 
     def start(self, lens_B, rows_B):
-        """Row b goes on at position lens_B[b] after what row rows_B[b] holds so far. Where the next
-        token's keys and values go is counted through all rows' heads. Beyond lens_B[b] a row still
-        holds keys and values of its prompt's padding, and zeros: a bias of −∞ hides them."""
-        for kept in self.keys, self.values:
+        """Row b goes on at position lens_B[b] after what row rows_B[b] holds so far; None: after its
+        own. Where the next token's keys and values go is counted through all rows' heads. Beyond
+        lens_B[b] a row still holds keys and values of its prompt's padding, and zeros: a bias of −∞
+        hides them."""
+        for kept in (self.keys, self.values) if rows_B is not None else ():
             for layer, old in enumerate(kept):  # one at a time: its memory serves the next
                 kept[layer] = old[rows_B]
         (B, H, S, _), device = self.keys[0].shape, lens_B.device
@@ -519,20 +520,34 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
     much for the context.
     """
     samples, uniform_RB = empty_samples(model, prompts, max_new_tokens, generator)
-    B, device = len(prompts), samples.tokens_BT.device
+    (B, R), device = samples.mask_BR.shape, uniform_RB.device
+    parts = parts_at_once(model) if B * R >= IN_PARTS_FROM else 1
+    rows = torch.arange(B, device=device).split(-(-B // parts))
     low = torch.is_autocast_enabled(device.type)
+    work = [partial(sample_part, Samples(*(x[rows_b] for x in samples)), uniform_RB[:, rows_b],
+                    temperature, eos, -(-at_once // parts), low) for rows_b in rows]
     modes = {module: module.training for module in model.modules()}
     model.eval()  # no dropout while sampling
     try:
-        # the faster inference mode has no cache, and would convert the weights anew at every step
-        with (torch.no_grad() if low else torch.inference_mode(), packed(model, at_once or B),
-              torch.autocast(device.type, enabled=low, cache_enabled=True)):
-            for rows_b in torch.arange(B, device=device).split(at_once or B):
-                for _ in sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
-                    pass
+        found = in_parts(work, model) if parts > 1 else [work[0](model)]
     finally:
         for module, training in modes.items():
             module.training = training
+    return Samples(*map(torch.cat, zip(*found)))
+
+
+IN_PARTS_FROM = 1024  # response tokens: fewer are not worth another process's while
+
+
+def sample_part(samples, uniform_RB, temperature, eos, at_once, low, model):
+    """These samples, filled, at most `at_once` rows at a time; `low`: under autocast."""
+    device, B = uniform_RB.device, len(samples.lens_B)
+    # the faster inference mode has no cache, and would convert the weights anew at every step
+    with (torch.no_grad() if low else torch.inference_mode(), packed(model, at_once or B),
+          torch.autocast(device.type, enabled=low, cache_enabled=True)):
+        for rows_b in torch.arange(B, device=device).split(at_once or B):
+            for _ in sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
+                pass
     return samples
 
 
@@ -577,10 +592,13 @@ def sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
     like = model.decoder.wte.weight.new_empty(0, dtype=product_dtype(model.decoder.wte.weight))
     # a prompt that several rows have goes through the model once
     prompts_nP, prompt_of_b = tokens_BT[rows_b, :P].unique(dim=0, return_inverse=True)
+    if len(prompts_nP) == len(rows_b):  # as most often: in their own order nothing needs copying
+        prompts_nP, prompt_of_b = tokens_BT[rows_b, :P], None
     cache = KVCache(model.config, len(prompts_nP), P + R, like, positions_at_once(rows_b.device))
     decode = Replayed(partial(model.decoder.decode, cache=cache), rows_b.device)
     hidden_nPD = model.decoder.prefill(prompts_nP, cache)
-    hidden_bD = hidden_nPD[prompt_of_b, start_b - 1]
+    of_b = torch.arange(len(rows_b), device=rows_b.device) if prompt_of_b is None else prompt_of_b
+    hidden_bD = hidden_nPD[of_b, start_b - 1]
     cache.start(start_b, prompt_of_b)
     for i in range(R):
         logprobs_bV = log_softmax(model.unembed(hidden_bD), temperature)

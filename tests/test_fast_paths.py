@@ -27,8 +27,8 @@ import ppo
 import reward
 from common import InputError
 from data.tokenizer import load_tokenizer
-from machine import (PACKED_FROM, add_gradients, at_hand, compile_decoder, packed, parts_at_once,
-                     side_by_side, step_in_backward)
+from machine import (PACKED_FROM, add_gradients, at_hand, compile_decoder, in_parts, packed,
+                     parts_at_once, side_by_side, step_in_backward)
 from model import (GPT, GPTConfig, ScalarGPT, adam, attend_once, attention, fused_attention,
                    generate, response_logprobs, token_logprobs)
 from test_stages import SETTINGS, files, make  # noqa: F401 (fixture)
@@ -762,6 +762,67 @@ def test_only_small_models_are_passed_in_parts_where_a_process_may_fork(monkeypa
     finally:
         torch.set_num_threads(1)
     assert parts_at_once(GPT(SHAPE)) == 1
+
+
+def who(i, model):
+    return i, os.getpid(), model.training, [p.grad is None for p in model.parameters()].count(True)
+
+
+def test_parts_without_gradients_are_shared_out_too_and_leave_gradients_alone():
+    model = seeded_model().train()
+    torch.set_num_threads(3)
+    try:
+        found = in_parts([partial(who, i) for i in range(5)], model)
+        before, _ = gradients_in_parts(model, 3)
+        torch.set_num_threads(3)
+        again = in_parts([partial(who, i) for i in range(5)], model.eval())
+    finally:
+        torch.set_num_threads(1)
+    assert [i for i, *_ in found] == [0, 1, 2, 3, 4]
+    pids = [pid for _, pid, *_ in found]
+    assert pids[0] == pids[3] == os.getpid() and pids[1] == pids[4] and len(set(pids)) == 3
+    assert [pid for _, pid, *_ in again] == pids  # the same helpers serve both
+    assert {mode for *_, mode, _ in found} == {True} and {mode for *_, mode, _ in again} == {False}
+    for p, gradient in zip(model.parameters(), before, strict=True):
+        assert torch.equal(p.grad, gradient)
+
+
+@pytest.mark.parametrize("cores, at_once, low, temperature", [
+    (2, 0, False, 1.0), (3, 0, False, 0.7), (2, 5, False, 0.0), (2, 0, True, 1.0)])
+def test_rows_sampled_by_several_processes_are_the_same_rows(cores, at_once, low, temperature,
+                                                            monkeypatch):
+    monkeypatch.setattr(models, "IN_PARTS_FROM", 1)
+    shared = []
+    monkeypatch.setattr(models, "in_parts", lambda parts, model: shared.append(len(parts)) or
+                        in_parts(parts, model))
+    model = randomize(GPT(replace(SHAPE, dropout=0.5)), 0.1).train()
+    prompts = [random_ids(1 + i % 5) for i in range(21)]
+
+    def found():
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+            return generate(model, prompts, 12, temperature, EOS, at_once=at_once,
+                            generator=torch.Generator().manual_seed(1))
+    plain = found()
+    torch.set_num_threads(cores)
+    try:
+        parts = found()
+        with torch.no_grad():  # as a training step does
+            for p in model.parameters():
+                p.mul_(1.2)
+        later = found()
+    finally:
+        torch.set_num_threads(1)
+    assert shared == [cores, cores] and model.training
+    # in bf16 a product rounds differently where it has another number of rows
+    near = {"atol": 0.05, "rtol": 0.05} if low else {"atol": 1e-5, "rtol": 1e-5}
+    for ours, theirs in ((plain, parts), (found(), later)):
+        if not low:
+            assert torch.equal(ours.tokens_BT, theirs.tokens_BT)
+            assert torch.equal(ours.mask_BR, theirs.mask_BR)
+            assert torch.equal(ours.lens_B, theirs.lens_B)
+        same_B = (ours.tokens_BT == theirs.tokens_BT).all(1)
+        assert same_B.float().mean() > 0.5 and not theirs.logprobs_BR.is_inference()
+        torch.testing.assert_close(ours.logprobs_BR[same_B], theirs.logprobs_BR[same_B], **near)
 
 
 @pytest.mark.parametrize("at_once", [0, 3, 1])
