@@ -85,7 +85,7 @@ def claims(study):
 
 def sizes(s, claims):
     """Larger base models know more: else there is nothing to be learnt from their sizes."""
-    for small, large in zip(s.sizes, s.sizes[1:]):
+    for small, large in zip(s.gpt_sizes, s.gpt_sizes[1:]):
         claims.differ("4.1", f"{large} predicts text better than {small}", "–", "text_loss", less,
                       s.model(large, "base"), s.model(small, "base"))
 
@@ -108,11 +108,13 @@ def preferences(s, claims):
                   big("base"))
     claims.prefer("PPO-ptx is preferred to prompted GPT", "71 ± 4 % (175B)", big("ppo_ptx"),
                   big("prompted"))
-    if several:
-        claims.prefer("the smallest PPO-ptx is preferred to the largest GPT", "1.3B over 175B",
-                      small("ppo_ptx"), big("base"))
-        claims.prefer("the smallest PPO-ptx is preferred to the largest prompted GPT", "–",
-                      small("ppo_ptx"), big("prompted"))
+    largest = s.gpt_sizes[-1]
+    if largest != s.sizes[0]:
+        at = f"the smallest PPO-ptx, {s.sizes[0]}, is preferred to the largest"
+        claims.prefer(f"{at} GPT, {largest}", "1.3B over 175B", small("ppo_ptx"),
+                      s.model(largest, "base"))
+        claims.prefer(f"{at} prompted GPT, {largest}", "–", small("ppo_ptx"),
+                      s.model(largest, "prompted"))
     for size in s.sizes:
         at = f", {size}" if several else ""
         for one, other in (("ppo_ptx", "sft"), ("ppo", "sft"), ("sft", "prompted"),

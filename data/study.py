@@ -12,7 +12,7 @@ Every number is [figure, low, high], a 95 % interval by `evaluate.bootstrap`: pr
 Student's t over seeds. A claim of the paper is *reproduced* where the whole interval lies on the
 claim's side of its line, *not reproduced* where it lies on the other, and *not decided* between. A
 sweep holds the seeds that have all of its rows, and says how many; a size that a seed lacks is left
-out.
+out, but for the largest GPT, which need not have been tuned.
 """
 
 import json
@@ -230,6 +230,9 @@ class Study:
                       if size == config.own or self.has(self.model(size, "sft"))]
         if missing := [size for size in config.sizes if size not in self.sizes]:
             print(f"left out, as not all runs have them: {', '.join(missing)}")
+        # one that is there as GPT alone has a part in what is said of GPT's sizes
+        self.gpt_sizes = [size for size in config.sizes or [config.own] if size in self.sizes
+                          or self.has(*(self.model(size, gpt) for gpt in ("base", "prompted")))]
         self.judged = all(r.judged for r in self.runs)
 
     def model(self, size, name):

@@ -647,6 +647,26 @@ def test_wordings_of_one_fact_are_one_unit(answered):
     assert all(t >= i for t, i in zip(found["true"], found["true_informative"]))
 
 
+def test_the_largest_gpt_need_not_have_been_tuned(answered, tmp_path, capsys):
+    for seed in (1, 2):
+        home = tmp_path / f"world-{seed}"
+        shutil.copytree(answered, home)
+        (home / "mini-l" / "answers").mkdir(parents=True)
+        for name in ("base", "prompted"):
+            shutil.copy(home / "answers" / f"{name}.jsonl", home / "mini-l" / "answers")
+    config = study.StudyConfig(runs=tuple(str(tmp_path / f"world-{s}") for s in (1, 2)), out="",
+                               sizes=("mini", "mini-l"))
+    whole = study.Study(config)
+    assert whole.sizes == ["mini"] and "mini-l" in capsys.readouterr().out
+    said = {c["claim"]: c["measured"] for c in whole.results()["claims"]}
+    for gpt in ("GPT", "prompted GPT"):
+        assert said[f"the smallest PPO-ptx, mini, is preferred to the largest {gpt}, mini-l"] == \
+            said[f"PPO-ptx is preferred to {gpt}" + " of its size" * (gpt == "GPT")]
+    assert "mini-l predicts text better than mini" in said
+    (tmp_path / "world-2" / "mini-l" / "answers" / "prompted.jsonl").unlink()
+    assert not any("largest" in c["claim"] for c in study.Study(config).results()["claims"])
+
+
 def test_what_is_not_whole_is_left_out(answered, tmp_path, capsys):
     """A size that one of the runs lacks, with a line; epochs of a stage that has not ended; and a
     claim rests on the seeds that have its models."""
