@@ -152,13 +152,21 @@ class KVCache:
         self.keys[layer][:, :, :P], self.values[layer][:, :, :P] = k_BHPd, v_BHPd
         return fused_attention(q_BHPd, k_BHPd, v_BHPd)
 
-    def attend(self, layer, q_BH1d, k_BH1d, v_BH1d):
+    def bias(self):
+        """bias_BH1S of the next token's attention, in every layer: 0 on its row's past and itself,
+        −∞ beyond. (A CPU's products want it head by head: it is copied once, not in each layer.)"""
+        bias_B11S = self.bias_BS[:, None, None, :self.shown]
+        if bias_B11S.device.type != "cpu":
+            return bias_B11S
+        return bias_B11S.expand(-1, self.keys[0].shape[1], -1, -1).contiguous()
+
+    def attend(self, layer, bias_BH1S, q_BH1d, k_BH1d, v_BH1d):
         """Attention of one token a row to its row's past and itself, whose key and value stay."""
-        d, S = k_BH1d.shape[-1], self.shown
+        d, S = k_BH1d.shape[-1], bias_BH1S.shape[-1]
         for kept_BHSd, new_BH1d in (self.keys[layer], k_BH1d), (self.values[layer], v_BH1d):
             kept_BHSd.view(-1, d).index_copy_(0, self.at_N, new_BH1d.reshape(-1, d))
         return attend_once(q_BH1d, self.keys[layer][:, :, :S], self.values[layer][:, :, :S],
-                           self.bias_BS[:, None, None, :S])
+                           bias_BH1S)
 
     def keep(self, alive_B):
         """Only the rows that are alive go on."""
@@ -299,8 +307,9 @@ class Decoder(nn.Module):
         """hidden_BD of each row's next token, at its position cache.lens_B; its keys and values are
         in the cache, which `advance` then makes count."""
         x_B1D = (self.wte(tokens_B) + self.wpe(cache.lens_B))[:, None]
+        bias_BH1S = cache.bias()
         for layer, block in enumerate(self.h):
-            x_B1D = block.forward(x_B1D, partial(cache.attend, layer))
+            x_B1D = block.forward(x_B1D, partial(cache.attend, layer, bias_BH1S))
         return self.ln_f(x_B1D)[:, 0]
 
 
