@@ -81,14 +81,16 @@ class SFTConfig:
             raise InputError("expected --demonstrations, --text, or both")
         if self.demonstrations and bool(self.text) != (self.ptx_fraction > 0):
             raise InputError("--text with --demonstrations needs --ptx_fraction, and the other way")
+        if self.n_ctx and self.init:
+            raise InputError("--n_ctx is of a new --model; a checkpoint keeps the context it has")
         if self.n_ctx and not 2 <= self.n_ctx <= 2**20:
             raise InputError(f"--n_ctx {self.n_ctx}: expected 2 to {2**20}, or 0")
         if not 0 <= self.ptx_fraction < 1:
             raise InputError(f"--ptx_fraction {self.ptx_fraction}: expected 0 up to 1")
         if not 0 <= self.dropout < 1:
             raise InputError(f"--dropout {self.dropout}: expected 0 up to 1")
-        if self.reward and not self.prompts:
-            raise InputError("--reward chooses the epoch on --prompts: expected both")
+        if bool(self.reward) != bool(self.prompts):
+            raise InputError("--reward chooses the epoch on --prompts: expected both or neither")
 
 
 def first_model(config, tokenizer):

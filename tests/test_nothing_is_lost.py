@@ -609,6 +609,14 @@ def test_settings_out_of_bounds_are_one_line(files, tmp_path, capsys, flag, valu
     assert not (tmp_path / "p.pt").exists()
 
 
+@pytest.mark.parametrize("flags, named", [
+    ({"n_ctx": 16}, "--n_ctx"), ({"prompts": "x"}, "--reward"), ({"reward": "x"}, "--prompts")])
+def test_flags_that_would_not_be_read_are_refused(files, tmp_path, capsys, flags, named):  # noqa: F811
+    settings = SETTINGS["sft"](files) | {"out": tmp_path / "p.pt", "reward": "", "prompts": ""}
+    code, error = said_by("sft", settings | flags, capsys)
+    assert code == 2 and named in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize("score", ["-3", "-1e3", "-1.5E-2", "-.5", "-2."])
 def test_a_score_for_cut_off_responses_may_be_negative(score):
     config = common.parse_config(programs.find("ppo")[1], "", [
