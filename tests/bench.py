@@ -392,7 +392,8 @@ def flops_by_part(step):
     real = time.perf_counter
     time.perf_counter = lambda: float(counter.get_total_flops())
     try:
-        with counter, clocks("cpu", spent), patch.object(
+        with counter, clocks("cpu", spent), patch.object(  # all of it here, none by helpers
+                cores, "SHARED_BELOW", 0), patch.object(
                 models.Replayed, "__call__", lambda replayed, x, key: replayed.step(x)):
             step()
     finally:
@@ -441,10 +442,10 @@ def profile(verb, b):
               f"{flops / seconds / 1e9:>9.1f}{flops / seconds / rate:>9.1%}")
     flops = sum(f for part, f in operations.items() if part != "all")
     if verb == "rollout" or verb == "ppo":
-        read = decode_bytes(b, [b.response] * b.batch)
+        read = decode_bytes(b, next(response_lengths(b)).tolist())
         seconds = (spent["sampling"] if verb == "ppo" else total) / b.iters
-        print(f"sampling reads {read / 1e9:.2f} GB at least where no response ends early: "
-              f"{read / seconds / 1e9:.1f} GB/s, {read / seconds / bandwidth:.0%} of the bandwidth")
+        print(f"sampling reads {read / 1e9:.2f} GB at least: {read / seconds / 1e9:.1f} GB/s, "
+              f"{read / seconds / bandwidth:.0%} of the bandwidth")
     print(f"parts one after another {total / b.iters:.4f} s; as it runs, {together:.4f} s at "
           f"{flops / together / rate:.0%} of the matrix rate")
     more = {}
@@ -465,10 +466,16 @@ def profile(verb, b):
 
 
 def peak_bytes(device):
-    """The most memory this process has held so far."""
+    """The most memory this process has held so far, and what its helpers hold for themselves (who
+    keep what they have freed)."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    helpers = [pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+               for listed in pathlib.Path("/proc/self/task").glob("*/children")
+               for pid in listed.read_text().split()]
+    theirs = sum(int(line.split()[1]) for lines in helpers for line in lines
+                 if line.startswith("Private_"))
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + theirs) * 1024
 
 
 def one_cost(b):

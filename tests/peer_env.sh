@@ -6,7 +6,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 FOLDER=${1:-.venv-peer}
-if ! "$FOLDER/bin/python" -c "import torch, trl, transformers" 2>/dev/null; then
+[[ $FOLDER = /* ]] || FOLDER=$PWD/$FOLDER
+if ! "$FOLDER/bin/python" -c "import torch, trl, transformers
+assert (trl.__version__, transformers.__version__) == ('1.9.2', '5.23.0')" 2>/dev/null; then
     python3 -m venv "$FOLDER"
     "$FOLDER/bin/python" -m pip install --quiet --disable-pip-version-check \
         torch==2.13.0 trl==1.9.2 transformers==5.23.0

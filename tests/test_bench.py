@@ -1,11 +1,14 @@
 """The bench runs the production code and says what it measured; its peers are not needed here."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 import bench
+import machine as cores
 
 TINY = ["--vocab", "32", "--n_layer", "1", "--d_model", "16", "--n_head", "2", "--batch", "4",
         "--prompt", "6", "--response", "5", "--minibatches", "2", "--completions", "3",
@@ -53,6 +56,37 @@ def test_a_training_steps_needed_operations_by_hand(capsys):
     expected = 44 * (6 * (12 * 16**2 + 32 * 16) + 3 * 11 / 2 * 2 * 2 * 16)
     assert found["needed_gflop"] == pytest.approx(expected / 1e9, abs=1e-6)
     assert found["needed_gflop"] == pytest.approx(found["gflop"], rel=0.1)
+
+
+def test_what_helpers_compute_counts_too(capsys):
+    counts = []
+    try:
+        for threads in "12":
+            for verb, flags in (("train", ()), ("rollout", ("--batch", "256"))):
+                counts.append(last_line(capsys, verb, "--profile", *flags, "--threads", threads)["gflop"])
+    finally:
+        torch.set_num_threads(1)
+    assert counts[:2] == counts[2:]
+
+
+def test_the_memory_of_helpers_counts_too():
+    before = bench.peak_bytes("cpu")
+    model = bench.GPT(bench.GPTConfig(8, 8, 1, 1, 8))
+    torch.set_num_threads(2)
+    try:
+        cores.in_parts([partial(hold, i) for i in range(2)], model)
+        assert bench.peak_bytes("cpu") - before > 2**26
+    finally:
+        torch.set_num_threads(1)
+        HELD.clear()
+
+
+HELD = []
+
+
+def hold(i, model):
+    """64 MiB, in the second process."""
+    HELD.extend([torch.ones(2**24)] * i)
 
 
 def test_the_exponent_of_a_power_is_its_power():
