@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 import sysconfig
+import threading
 import time
 import traceback
 import warnings
@@ -75,11 +76,12 @@ def parts_at_once(model):
     """Into how many parts to cut a batch for `add_gradients` and `in_parts`: for a small model on a
     CPU as many as cores, as these would wait for each other at every product. One where a process
     that has used torch, or its compiler, does not bear to be forked: gradients on a machine with a
-    GPU make torch start threads that the child would lack."""
+    GPU make torch start threads that the child would lack; another thread may hold a lock."""
     weights = list(model.parameters())
     small = weights[0].device.type == "cpu" and sum(p.numel() for p in weights) < SHARED_BELOW
     forks = (sys.platform == "linux" and not getattr(model, "compiled", False)
-             and not torch.accelerator.is_available())
+             and not torch.accelerator.is_available()
+             and threading.current_thread() is threading.main_thread())
     return torch.get_num_threads() if small and forks else 1
 
 

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -750,6 +751,8 @@ def test_only_small_models_are_passed_in_parts_where_a_process_may_fork(monkeypa
         with monkeypatch.context() as patch:
             patch.setattr(torch.accelerator, "is_available", lambda: True)
             assert parts_at_once(GPT(SHAPE)) == 1
+        with ThreadPoolExecutor(1) as pool:  # others may hold locks while it forks
+            assert pool.submit(parts_at_once, GPT(SHAPE)).result() == 1
         compiled = GPT(SHAPE)
         compile_decoder(compiled, "auto", torch.device("cpu"))  # too small to be worth it
         assert parts_at_once(compiled) == 3
