@@ -2,9 +2,9 @@
 
 Users differ in what they ask for and in how they word it; a few ask very much, paste the same
 preamble before everything, ask the same thing twice, or leave an address: what the filters of
-§3.2 are for. Labelers differ in how they answer (STYLES): most answer well, some are terse or
-chatty, overlook the constraint, ramble on, err, or are curt, and what imitates them does as they
-do.
+§3.2 are for. Demonstrations come in several styles (STYLES): five in six do what was asked, though
+some of these are terse, ramble on about other things or are curt; the others overlook the constraint,
+break off or err. What imitates them does as they do.
 """
 
 import itertools
@@ -149,7 +149,8 @@ def prompts(world, rng, total, asked):
 
 # -- demonstrations ---------------------------------------------------------------------------
 
-# How labelers answer, and how often. All but the first two are worse in someone's eyes.
+# How demonstrations answer, and how often, whoever writes them. All but careless and wrong ones do
+# what was asked; all but plain and warm ones are worse in someone's eyes.
 STYLES = {"plain": 30, "warm": 14, "terse": 8, "rambling": 20, "careless": 8, "wrong": 8,
           "curt": 12}
 

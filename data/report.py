@@ -160,8 +160,9 @@ def claim_rows(claims, several):
         scale, unit = (100, " %") if of_percent else (1, "")
         measured = percent(c["measured"]) + " %" if of_percent else shown(c["measured"], digits=3)
         line = " to ".join(f"{scale * x:g}" for x in c["line"]) + unit
+        verdict = c["verdict"] + ", one seed" * (several and len(c["seeds"]) == 1)
         rows.append([f"§{c['section']}", c["claim"], *([c["paper"]] if paper else []), measured,
-                     line, c["verdict"], *([" ".join(SAYS[v] for v in c["seeds"])] * several)])
+                     line, verdict, *([" ".join(SAYS[v] for v in c["seeds"])] * several)])
     return table(["", "claim", *(["paper"] if paper else []), "measured", "threshold", "verdict",
                   *(["each seed"] * several)], rows)
 

@@ -311,21 +311,21 @@ class Study:
     def sweeps(self):
         """{title: {label: {measure: triple}}} of what was varied, by the seeds that have it."""
         small, own = self.smallest, self.config.own
-        no_kl, last = {n: small(f"no_kl-{n}") for n in self.kept()}, self.last_without_kl()
+        no_kl, without = {n: small(f"no_kl-{n}") for n in self.kept()}, self.without_kl()
         coefs = {label: small(f"ptx_{label}") for label in ("0.1", "0.3", "3", "10", "30", "100")}
         betas = {label: small(name) for label, name in KL_SWEEP.items()}
         wanted = {
             f"Figure 33: the pretraining coefficient ({self.sizes[0]})":
                 {"0 (PPO)": small("ppo"), "1 (PPO-ptx)": small("ppo_ptx")} | coefs,
             f"Figure 34: the KL coefficient, no pretraining gradient ({self.sizes[0]})":
-                {"0": last} | betas,
+                {"0": without} | betas,
             f"Without a KL penalty, by iterations ({self.sizes[0]})":
                 {str(n): model for n, model in no_kl.items()},
             f"Best of n ({self.sizes[0]})":
                 {str(n): small(f"best_of_{n}") for n in BEST_OF},
             f"Ablations ({self.sizes[0]})":
                 {"PPO-ptx": small("ppo_ptx"), "no pretraining gradient (PPO)": small("ppo"),
-                 "no KL penalty": last, "SFT only": small("sft"),
+                 "no KL penalty": without, "SFT only": small("sft"),
                  "PPO straight from GPT, its KL to GPT": small("from_base")},
             f"A second round of comparisons ({own})":
                 {"PPO-ptx": "ppo_ptx", "second round": "again"}}
@@ -349,10 +349,13 @@ class Study:
                  for path in r.path(self.smallest("no_kl")).parent.glob("no_kl-*.jsonl")}
         return sorted(int(name.removeprefix("no_kl-")) for name in found)
 
-    def last_without_kl(self):
-        """The policy that training without KL ends with."""
+    def without_kl(self):
+        """The policy trained without KL for as many iterations as PPO, to compare with it; the last
+        that was kept where that was not."""
+        took = sum("reward" in row for row in self.runs[0].metrics(self.smallest("ppo")))
         kept = self.kept()
-        return self.smallest(f"no_kl-{kept[-1]}" if kept else "no_kl")
+        number = took if took in kept else kept[-1] if kept else None
+        return self.smallest(f"no_kl-{number}" if number else "no_kl")
 
     def swept(self, model, runs):
         """What a sweep shows of a model; the win rate is against SFT of its size."""

@@ -30,6 +30,7 @@ study() {
     } | study_jobs
     # shellcheck disable=SC2086
     "$PYTHON" -m data.study --runs "${runs[@]}" --sizes $SIZES --out runs/study
+    echo "This took $((SECONDS / 3600)) hours $((SECONDS / 60 % 60)) minutes."
 }
 
 study_jobs() { # "seed part" lines on standard input, JOBS at a time
@@ -37,7 +38,8 @@ study_jobs() { # "seed part" lines on standard input, JOBS at a time
         flags=(--seed "$0" --part "$1")
         [ "$1" != own ] || flags=(--seed "$0")
         echo "   $0 $1 ..."
-        if ./run.sh "${flags[@]}" >"runs/study/$0-$1.log" 2>&1; then echo "   $0 $1: done"
+        if ./run.sh "${flags[@]}" >"runs/study/$0-$1.log" 2>&1; then
+            echo "   $0 $1: done, $((SECONDS / 60)) minutes"
         elif [ $? = 130 ]; then echo "   $0 $1: stopped"; exit 1
         else echo "   $0 $1: failed; see runs/study/$0-$1.log"; exit 1; fi' |
         until_all_end 'echo "   finishing the steps in progress, then saving (again: stop at once)"'
@@ -66,7 +68,8 @@ study_part() { # what `./run.sh --seed N --part PART` makes
             done ;;
         no_kl) # over-optimisation, against best of n; and PPO without demonstrations
             at mini-s
-            # twice as many iterations: seeds differ in how soon they go astray
+            # twice as many iterations: seeds differ in how soon they go astray; beside PPO the report
+            # puts the policy after as many as PPO's
             ppo no_kl --ptx_coef 0 --kl_coef 0 --episodes 12288 --keep_every 6
             for model in "$HERE"/no_kl-*.pt; do
                 model=$(basename "$model" .pt)

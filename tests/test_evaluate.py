@@ -647,6 +647,18 @@ def test_wordings_of_one_fact_are_one_unit(answered):
     assert all(t >= i for t, i in zip(found["true"], found["true_informative"]))
 
 
+def test_no_kl_is_compared_with_ppo_after_as_many_iterations(answered, tmp_path):
+    home = tmp_path / "world-1"
+    shutil.copytree(answered, home)
+    for n in (2, 4, 6):
+        shutil.copy(home / "answers" / "ppo.jsonl", home / "answers" / f"no_kl-{n}.jsonl")
+    for iterations, number in ((4, 4), (5, 6), (2, 2)):
+        write(home / "ppo.jsonl", [{"step": n, "reward": 0.0, "kl": 0.0, "entropy": 0.0}
+                                   for n in range(iterations)] + [{"step": 0, "answers": []}])
+        found = study.Study(study.StudyConfig(runs=(str(home),), out=""))
+        assert found.without_kl() == f"no_kl-{number}" and found.kept() == [2, 4, 6]
+
+
 def test_the_largest_gpt_need_not_have_been_tuned(answered, tmp_path, capsys):
     for seed in (1, 2):
         home = tmp_path / f"world-{seed}"
