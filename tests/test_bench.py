@@ -63,7 +63,8 @@ def test_what_helpers_compute_counts_too(capsys):
     try:
         for threads in "12":
             for verb, flags in (("train", ()), ("rollout", ("--batch", "256"))):
-                counts.append(last_line(capsys, verb, "--profile", *flags, "--threads", threads)["gflop"])
+                found = last_line(capsys, verb, "--profile", *flags, "--threads", threads)
+                counts.append(found["gflop"])
     finally:
         torch.set_num_threads(1)
     assert counts[:2] == counts[2:]
