@@ -524,9 +524,10 @@ def generate(model, prompts, max_new_tokens, temperature=1.0, eos=None, generato
     `prompts` is a list of token lists of any lengths. Temperature 0 is greedy: the likeliest token,
     whose log-prob is then 0. A response ends with the first `eos`, which is part of it; nothing
     after it is sampled. Random numbers come from `generator`, a torch.Generator of any device, or
-    torch's own where there is none. `at_once` bounds the rows sampled together, 0 = all.
-    Returns `Samples`. Raises ValueError for no prompt, an empty one, a negative temperature, or too
-    much for the context.
+    torch's own where there is none. `at_once` bounds the rows sampled together, 0 = all. A small
+    model on a CPU samples by a process a core (machine.in_parts), the same rows. Returns `Samples`.
+    Raises ValueError for no prompt, an empty one, a negative temperature, or too much for the
+    context.
     """
     samples, uniform_RB = empty_samples(model, prompts, max_new_tokens, generator)
     (B, R), device = samples.mask_BR.shape, uniform_RB.device
