@@ -51,6 +51,8 @@ class Claims:
         if not seeds:
             return
         triple = bootstrap(*seeds, **how)
+        if unit == "share":  # nor a difference of two be beyond 1
+            triple = [min(1.0, max(-1.0, x)) for x in triple]
         each = [verdict(bootstrap(units, **how), *line) if alone else "not decided"
                 for units in seeds]
         self.found.append({"section": section, "claim": text, "paper": paper,
