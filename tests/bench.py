@@ -383,7 +383,8 @@ def clocks(device, spent):
 
 
 def flops_by_part(step):
-    """{part: floating-point operations} of one iteration's matrix products and attention."""
+    """{part: floating-point operations} of one iteration's matrix products and attention, and of
+    "all" of it."""
     from torch.utils.flop_counter import FlopCounterMode
     counter, spent, before = FlopCounterMode(display=False), defaultdict(float), {}
 
@@ -398,7 +399,7 @@ def flops_by_part(step):
             step()
     finally:
         time.perf_counter = real
-    return spent
+    return spent | {"all": counter.get_total_flops()}
 
 
 def decode_bytes(b, lens):
@@ -433,14 +434,14 @@ def profile(verb, b):
             total += timed(step, b.device)[0]
     operations = flops_by_part(step)  # last: what counts them leaves compiled code uncompiled
     if verb != "ppo":
-        spent["all"], operations["all"] = total, sum(operations.values())
+        spent["all"] = total
     spent["rest"] = total - sum(s for part, s in spent.items() if part != "all")
     print(f"{'part':<20}{'s':>9}{'share':>8}{'GFLOP':>10}{'GFLOP/s':>9}{'of rate':>9}")
     for part, seconds in sorted(spent.items(), key=lambda x: -x[1]):
-        seconds, flops = seconds / b.iters, operations[part]
+        seconds, flops = seconds / b.iters, operations.get(part, 0)
         print(f"{part:<20}{seconds:>9.4f}{seconds * b.iters / total:>8.1%}{flops / 1e9:>10.2f}"
               f"{flops / seconds / 1e9:>9.1f}{flops / seconds / rate:>9.1%}")
-    flops = sum(f for part, f in operations.items() if part != "all")
+    flops = operations["all"]
     if verb == "rollout" or verb == "ppo":
         read = decode_bytes(b, next(response_lengths(b)).tolist())
         seconds = (spent["sampling"] if verb == "ppo" else total) / b.iters
@@ -490,8 +491,9 @@ def one_cost(b):
 def measure(b):
     torch.ones(256, 256) @ torch.ones(256, 256)  # what libraries take for themselves
     before = peak_bytes(b.device)
-    found = alone("ppo", b)
-    return found | {"peak_bytes": peak_bytes(b.device) - before}
+    step = prepare("ppo", b)
+    found = summary("ppo", b, [timed(step, b.device) for _ in range(b.warmup + b.iters)])
+    return found | {"peak_bytes": peak_bytes(b.device) - before}  # while there are helpers
 
 
 def cost(b):

@@ -67,7 +67,7 @@ def test_what_helpers_compute_counts_too(capsys):
                 counts.append(found["gflop"])
     finally:
         torch.set_num_threads(1)
-    assert counts[:2] == counts[2:]
+    assert counts[:2] == counts[2:] and min(counts) > 0
 
 
 def test_the_memory_of_helpers_counts_too():
