@@ -22,9 +22,12 @@ ANSWERS = dict.fromkeys(("true", "true_informative", "toxic_none", "toxic_respec
                          "toxic_biased"), 4)  # of which a unit is the mean, or of 5
 
 
-def share(triple):
-    """A share's triple: what Student's t reaches beyond 0 and 1, no share can be."""
-    return [min(1.0, max(0.0, x)) for x in triple]
+LOWEST = {"win rate": 0.0, "share": -1.0}  # a claim's "share" is a difference of two
+
+
+def share(triple, lowest=0.0):
+    """A share's triple: what Student's t reaches beyond `lowest` and 1, no share can be."""
+    return [min(1.0, max(lowest, x)) for x in triple]
 
 
 def verdict(triple, line, upper=math.inf):
@@ -51,12 +54,12 @@ class Claims:
         if not seeds:
             return
         triple = bootstrap(*seeds, **how)
-        if unit == "share":  # nor a difference of two be beyond 1
-            triple = [min(1.0, max(-1.0, x)) for x in triple]
+        if unit in LOWEST:
+            triple = share(triple, LOWEST[unit])
         each = [verdict(bootstrap(units, **how), *line) if alone else "not decided"
                 for units in seeds]
         self.found.append({"section": section, "claim": text, "paper": paper,
-                           "measured": share(triple) if unit == "win rate" else triple,
+                           "measured": triple,
                            "line": list(line), "unit": unit, "seeds": each,
                            "verdict": verdict(triple, *line) if alone or len(each) > 1 else each[0]})
 

@@ -121,7 +121,8 @@ at() { # size: the stages below are of that size; narrower models have higher le
     HERE=$RUN/$1
     mkdir -p "$HERE"
     START+=(--rate $tuning) SFT+=(--rate $tuning) PPO+=(--policy_rate $policy)
-    # half as long or two thirds for the largest where the processor multiplies bf16; little for the others
+    # where the processor multiplies bf16 the largest takes half to two thirds of the time in it; the
+    # others gain little
     if [ "$1" = mini-l ] && grep -qsE "amx_bf16|avx512_bf16" /proc/cpuinfo; then
         BASE+=(--dtype bfloat16) START+=(--dtype bfloat16) SFT+=(--dtype bfloat16)
         PPO+=(--dtype bfloat16) ANSWERS+=(--dtype bfloat16)
