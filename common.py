@@ -563,16 +563,17 @@ class Stage:
         digest = hashlib.sha256(f"{self.about['stage']} {seed} {step}".encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:7], "little"))
 
-    def log(self, step, steps, numbers, tokens, shown):
-        """One line of the numbers named in `shown`, and all of them as one line of JSON. Raises
-        FloatingPointError where one is not finite."""
+    def log(self, step, steps, numbers, tokens, shown, printed=True):
+        """One printed line of the numbers named in `shown`, unless `printed` is False, and all of
+        them as one line of JSON. Raises FloatingPointError where one is not finite."""
         check_finite(numbers)
         now = time.time()
         speed, self.last_step = tokens / (now - self.last_step), now
         left = (now - self.started) / (step + 1 - self.first_step) * (steps - step - 1)
         text = "  ".join(f"{name} {_short(numbers[name])}" for name in shown)
-        print(f"{self.name} {step + 1}/{steps}  {text}  {speed:,.0f} tokens/s  {_clock(left)} left",
-              flush=True)
+        if printed:
+            print(f"{self.name} {step + 1}/{steps}  {text}  {speed:,.0f} tokens/s  "
+                  f"{_clock(left)} left", flush=True)
         self.note(step, **numbers, tokens_per_s=round(speed, 1))
 
     def note(self, step, **record):

@@ -401,6 +401,7 @@ class AccuracyConfig:
     reward: str = required("the reward model")
     comparisons: str = required("comparisons that it was not trained on")
     out: str = output_file("units to write: pairs of a prompt, and how many it orders alike")
+    limit: int = setting(0, "use at most so many comparisons, 0 = all")
     tokenizer: str = setting("world", "world, gpt2, a folder with GPT-2's two files, or *.tiktoken")
     micro_tokens: int = setting(16384, "tokens in one forward pass; changes no number")
     device: str = setting("auto", "auto, cpu or cuda")
@@ -413,7 +414,7 @@ def accuracy(config):
     comparison, in the file's order, so that those of two models or two groups can be paired."""
     device, tokenizer = device_of(config.device, config.dtype), load_tokenizer(config.tokenizer)
     reward_model = load_model(ScalarGPT, config.reward, ("reward",), tokenizer, device)
-    rankings = load_rankings(config.comparisons, tokenizer, reward_model.config.n_ctx)
+    rankings = load_rankings(config.comparisons, tokenizer, reward_model.config.n_ctx, config.limit)
     units = []
     for group in length_sorted_batches([r.width() for r in rankings], config.micro_tokens):
         scored = [x.cpu() for x in score_rankings(reward_model, [rankings[i] for i in group])]

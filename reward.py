@@ -40,6 +40,7 @@ class RewardConfig:
     valid: str = setting("", "validation comparisons; accuracy is reported on them after each epoch")
     demonstrations: str = setting("", "their mean score is set to 0 after training (§3.5)")
     tokenizer: str = setting("world", "world, gpt2, a folder with GPT-2's two files, or *.tiktoken")
+    limit: int = setting(0, "use at most so many comparisons of each file, 0 = all")
     epochs: int = setting(1, "passes over the comparisons; paper 1, App. C.2: more over-fits")
     batch: int = setting(64, "distinct prompts in a batch; paper 64, App. C.2")
     rate: float = setting(9e-6, "peak learning rate; paper 9e-6, App. C.2")
@@ -54,6 +55,7 @@ class RewardConfig:
     bias_demonstrations: int = setting(1000, "how many demonstrations the bias averages; open")
     seed: int = setting(0, "order of the comparisons and the new head's weights")
     save_every: int = neutral(50, "steps between checkpoints to resume from")
+    log_every: int = neutral(10, "steps between printed lines; the metrics file has every step")
     compile: str = neutral("auto", "torch.compile training: auto (large models on a GPU), on, off")
     device: str = neutral("auto", "auto, cpu or cuda")
     dtype: str = setting("auto", "auto, float32 or bfloat16 (a GPU's auto; pays on CPUs with AMX)")
@@ -100,10 +102,11 @@ class Ranking(NamedTuple):
         return min(len(os.path.commonprefix(self.sequences)), min(map(len, self.sequences)) - 1)
 
 
-def load_rankings(path, tokenizer, limit):
-    """Comparisons as tokens; those with a sequence over `limit` tokens are dropped and counted."""
+def load_rankings(path, tokenizer, limit, most=0):
+    """The first `most` comparisons (0 = all) as tokens; those with a sequence over `limit` tokens
+    are dropped and counted."""
     rankings = []
-    for c in read_comparisons(path):
+    for c in read_comparisons(path)[:most or None]:
         prompt = tokenizer.encode_prompt(c.prompt)
         rankings.append(Ranking([prompt + tokenizer.encode_response(y) for y in c.completions],
                                 c.ranks, c.labeler))
@@ -264,8 +267,8 @@ def main(config):
     reward_model.decoder.recompute = config.recompute
     compile_decoder(reward_model, config.compile, reward_model.head.weight.device)
     limit = min(config.max_tokens, reward_model.config.n_ctx)
-    rankings = load_rankings(config.comparisons, tokenizer, limit)
-    valid = load_rankings(config.valid, tokenizer, limit) if config.valid else []
+    rankings = load_rankings(config.comparisons, tokenizer, limit, config.limit)
+    valid = load_rankings(config.valid, tokenizer, limit, config.limit) if config.valid else []
     if not any(map(has_pairs, rankings)):
         raise InputError(f"{config.comparisons}: no two completions differ in rank")
     demonstrations = load_demonstrations(
@@ -286,10 +289,12 @@ def main(config):
         rate = cosine_rate(step, steps, config.rate, floor=config.floor)
         chosen = batch_of_epoch(rankings, step, batch, config.seed)
         numbers = train_step(reward_model, optimizer, chosen, rate, config)
-        if valid and (step + 1) % an_epoch == 0:
+        ends_epoch = (step + 1) % an_epoch == 0
+        if valid and ends_epoch:
             numbers |= evaluate(reward_model, valid, config)
         stage.log(step, steps, numbers, sum(r.width() for r in chosen),
-                  [name for name in SHOWN if name in numbers])
+                  [name for name in SHOWN if name in numbers],
+                  printed=ends_epoch or (step + 1) % config.log_every == 0)
         stage.after_step(step, objects, config.save_every)
     if demonstrations:
         set_bias(reward_model, demonstration_scores(reward_model, demonstrations, config))

@@ -215,12 +215,12 @@ if [ $VERB = world ]; then
           --log_every 50)
     START=(--epochs 4 --batch 10 --ptx_fraction 0.1 --rate 1e-3 --dropout 0.1 --log_every 50)
     SFT=(--epochs 4 --batch 16 --rate 1e-3 --dropout 0.2 --choose_prompts 500 --log_every 50)
-    REWARD=(--rate 4e-4 --batch 8)
+    REWARD=(--rate 4e-4 --batch 8 --log_every 50)
     # clipped: of a dozen runs without, one met a gradient that undid what it had learnt
     PPO=(--episodes 6144 --batch 256 --minibatch 32 --policy_rate 4.5e-4 --value_rate 1e-3
          --max_grad_norm 1 --kl_coef 0.08 --ema_decay 0.97 --ptx_per_episode 1 --ptx_tokens 48
          --save_every 10 --show_every 10)
-    PTX_COEF=1 COMPLETIONS=4500 ANSWERS=(--probes "$RUN/world/probes.jsonl")
+    PTX_COEF=1 COMPLETIONS=4500 FEW=400 ANSWERS=(--probes "$RUN/world/probes.jsonl")
 elif [ $VERB = hh ]; then # the others stand in data/plan.py, by size of model and GPU
     TOKENIZER=(--tokenizer "$VOCAB")
     PTX_COEF=1
@@ -252,11 +252,10 @@ start() { # base model, output, flags
         --valid_text "$DATA/text.valid.txt" --seed "$SEED" "${TOKENIZER[@]}" "${LENGTHS[@]}" \
         "${@:3}"
 }
-reward() { # starts from, output, training comparisons, flags
-    step "$2" "$1 $3" reward.py --out "$2" --init "$1" --comparisons "$3" \
-        --valid "$DATA/comparisons.valid.jsonl" --seed "$SEED" \
-        --demonstrations "$DATA/demonstrations.train.jsonl" "${TOKENIZER[@]}" "${REWARD[@]}" \
-        "${@:4}"
+reward() { # starts from, output, training comparisons, those for validation, flags
+    step "$2" "$1 $3" reward.py --out "$2" --init "$1" --comparisons "$3" --valid "$4" \
+        --seed "$SEED" --demonstrations "$DATA/demonstrations.train.jsonl" "${TOKENIZER[@]}" \
+        "${REWARD[@]}" "${@:5}"
 }
 sft() { # output, flags
     step "$HERE/$1.pt" "$HERE/base.pt $RUN/reward.pt" sft.py --out "$HERE/$1.pt" \
@@ -274,7 +273,8 @@ ppo() { # output, flags; REWARD_MODEL where it is another than the run's
 ppo_ptx() { # output, flags
     ppo "$1" --text "$DATA/text.train.txt" --ptx_coef "$PTX_COEF" "${@:2}"
 }
-make() { # start, early, train, valid, base, sft, ppo, ppo_ptx or accuracy, and what comes of it
+make() { # start, early, train, valid, base, sft, ppo, ppo_ptx, accuracy or few-…, and what comes
+    # of it
     case $1 in
         train | valid)
             complete "$RUN/start.pt $RUN/early.pt" "$1" "$RUN/completions.$1.jsonl"
@@ -283,10 +283,13 @@ make() { # start, early, train, valid, base, sft, ppo, ppo_ptx or accuracy, and 
                 rank "$RUN/completions.valid.jsonl" held-out "$DATA/comparisons.held-out.jsonl"
             return ;;
         accuracy)
-            accuracy "$RUN/reward.pt" "$DATA/comparisons.valid.jsonl" training
+            accuracy "$RUN/reward.pt" "$DATA/comparisons.valid.jsonl" \
+                "$RUN/accuracy/training.jsonl"
             [ $VERB != world ] ||
-                accuracy "$RUN/reward.pt" "$DATA/comparisons.held-out.jsonl" held-out
+                accuracy "$RUN/reward.pt" "$DATA/comparisons.held-out.jsonl" \
+                    "$RUN/accuracy/held-out.jsonl"
             return ;;
+        few-*) reward_model "$RUN/few" "${1#few-}" "$FEW"; return ;;
         start) start "$HERE/base.pt" "$HERE/start.pt" "${START[@]}"; return ;;
         early) start "$HERE/base.pt" "$HERE/early.pt" "${START[@]}" --epochs 1; return ;;
         base) [ $VERB != world ] || prompted ;;
@@ -324,12 +327,37 @@ complete() { # policies, side of the prompts, output: 4 to 9 completions of each
         --prompts "$DATA/prompts.$2.jsonl" --limit "$COMPLETIONS" "${TOKENIZER[@]}" \
         --max_response "${LENGTHS[3]}"
 }
-rank() { # completions, group of simulated labelers, output: comparisons
-    step "$3" "$1" -m data.labelers --completions "$1" --seed "$SEED" --group "$2" --out "$3"
+rank() { # completions, group of simulated labelers, output: comparisons; flags
+    step "$3" "$1" -m data.labelers --completions "$1" --seed "$SEED" --group "$2" --out "$3" \
+        "${@:4}"
 }
-accuracy() { # reward model, comparisons, name
-    step "$RUN/accuracy/$3.jsonl" "$1 $2" evaluate.py accuracy --reward "$1" --comparisons "$2" \
-        --out "$RUN/accuracy/$3.jsonl" "${TOKENIZER[@]}"
+accuracy() { # reward model, comparisons, output, flags
+    step "$3" "$1 $2" evaluate.py accuracy --reward "$1" --comparisons "$2" --out "$3" \
+        "${TOKENIZER[@]}" "${@:4}"
+}
+reward_model() { # folder, what for, how many comparisons (0 = all): a reward model beside the run's,
+    # without a group of labelers, A to E (§4.1), of four epochs or of shuffled pairs (§3.5), or
+    # once, which these two are compared with
+    local model=$1/reward-$2.pt data=$1/data/comparisons known train valid flags=()
+    train=$DATA/comparisons.train.jsonl valid=$DATA/comparisons.valid.jsonl
+    case $2 in
+        [A-E])
+            known=$(tr -d "$2" <<<ABCDE)
+            train=$data.train-$2.jsonl
+            rank "$RUN/completions.train.jsonl" "$known" "$train" --limit "$3"
+            rank "$RUN/completions.valid.jsonl" "$known" "$data.within-$2.jsonl" --limit "$3"
+            rank "$RUN/completions.valid.jsonl" "$2" "$data.fold-$2.jsonl" --limit "$3"
+            reward "$RUN/start.pt" "$model" "$train" "$data.fold-$2.jsonl"
+            accuracy "$model" "$data.within-$2.jsonl" "$1/accuracy/within-$2.jsonl"
+            accuracy "$model" "$data.fold-$2.jsonl" "$1/accuracy/fold-$2.jsonl"
+            return ;;
+        epochs) flags=(--epochs 4) ;;
+        pairs) flags=(--shuffle_pairs true) ;;
+        once) ;;
+        *) die "--part few-$2: expected few-A to few-E, few-epochs, few-pairs or few-once" ;;
+    esac
+    reward "$RUN/start.pt" "$model" "$train" "$valid" --limit "$3" ${flags[@]+"${flags[@]}"}
+    accuracy "$model" "$valid" "$1/accuracy/$2.jsonl" --limit "$3"
 }
 
 # -- the pipeline ----------------------------------------------------------------------------------
@@ -357,7 +385,9 @@ else
 fi
 case $PART in
     "") ;;
-    start | early | train | valid | base | sft | ppo | ppo_ptx | accuracy) make "$PART"; exit ;;
+    start | early | train | valid | base | sft | ppo | ppo_ptx | accuracy | few-*)
+        make "$PART"
+        exit ;;
     *) . data/study.sh; study_part "$PART"; exit ;;
 esac
 
@@ -397,13 +427,15 @@ if [ $VERB = world ]; then
 fi
 
 say "5. The reward model: all pairs of a prompt in one batch element, one epoch$(about "2 minutes")"
-reward "$REWARD_INIT" "$RUN/reward.pt" "$DATA/comparisons.train.jsonl"
+reward "$REWARD_INIT" "$RUN/reward.pt" "$DATA/comparisons.train.jsonl" \
+    "$DATA/comparisons.valid.jsonl"
 
 if [ $VERB = world ]; then
     say "6. to 9. The SFT baseline; PPO, and PPO-ptx with pretraining gradients; all their answers" \
-        "Side by side, about 5 minutes. SFT keeps the epoch whose answers the reward model likes" \
-        "best; in PPO expect reward and KL to rise. Every model answers test prompts and probes."
-    side_by_side ppo_ptx ppo sft base accuracy
+        "Side by side, about 8 minutes. SFT keeps the epoch whose answers the reward model likes" \
+        "best; in PPO expect reward and KL to rise. Every model answers test prompts and probes." \
+        "Further reward models, of $FEW comparisons: folds of labelers, four epochs, shuffled pairs."
+    side_by_side ppo_ptx ppo sft base accuracy few-{pairs,epochs,A,B,C,D,E,once}
 else
     say "6. The SFT baseline: the epoch whose answers the reward model likes best"
     make sft

@@ -213,22 +213,27 @@ def reward_models(s, claims):
         claims.add("4.1", f"the reward model predicts {group} labelers better than chance", "–",
                    [u for r in s.runs if (u := r.accuracy(group)) is not None], (0.5,), "accuracy",
                    statistic=ratio)
-    claims.add("4.1", "it predicts a group of labelers that it has not seen a little less well",
-               "72.4, 69.6 %",
-               [np.hstack([own, other]) for r in s.runs if (own := r.folds("within")) is not None
-                and (other := r.folds("fold")) is not None], (0.0, 0.05), "accuracy",
-               statistic=lambda units_N4: ratio(units_N4[:, :2]) - ratio(units_N4[:, 2:]))
-    for name, what, text, paper, section in (
-            ("epochs", "loss", "a reward model of four epochs has a higher validation loss than "
-             "one of one", "over-fits", "C.2"),
-            ("pairs", "right", "K-wise batches predict better than shuffled pairs",
-             "much better", "3.5")):
-        both = [(one, other) for r in s.runs if (other := r.accuracy(name, what)) is not None
-                and (one := r.accuracy("training", what)) is not None]
-        sign = -1 if what == "loss" else 1
-        claims.add(section, text, paper, [np.column_stack([sign * (one - other)[:, 0], one[:, 1]])
-                                          for one, other in both],
-                   unit="nats/pair" if what == "loss" else "accuracy", statistic=ratio)
+    for folder, which in s.comparisons().items():
+        claims.add("4.1", "it predicts a group of labelers that it has not seen a little less well"
+                   + which, "72.4, 69.6 %",
+                   [np.hstack([own, other]) for r in s.runs
+                    if (own := r.folds(f"{folder}within")) is not None
+                    and (other := r.folds(f"{folder}fold")) is not None], (0.0, 0.05), "accuracy",
+                   statistic=lambda units_N4: ratio(units_N4[:, :2]) - ratio(units_N4[:, 2:]))
+        for name, what, text, paper, section in (
+                ("epochs", "loss", "a reward model of four epochs has a higher validation loss "
+                 "than one of one", "over-fits", "C.2"),
+                ("pairs", "right", "K-wise batches predict better than shuffled pairs",
+                 "much better", "3.5")):
+            once = folder + ("once" if folder else "training")
+            both = [(one, other) for r in s.runs
+                    if (other := r.accuracy(folder + name, what)) is not None
+                    and (one := r.accuracy(once, what)) is not None]
+            sign = -1 if what == "loss" else 1
+            claims.add(section, text + which, paper,
+                       [np.column_stack([sign * (one - other)[:, 0], one[:, 1]])
+                        for one, other in both],
+                       unit="nats/pair" if what == "loss" else "accuracy", statistic=ratio)
 
 
 def sweeps_of_coefficients(s, claims):

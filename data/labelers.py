@@ -207,13 +207,15 @@ class LabelersConfig:
     out: str = output_file("comparisons to write")
     seed: int = setting(0, "who is hired, who ranks what, and their noise")
     group: str = setting("training", "training, held-out, or some of A B C D E, as in ABCD")
+    limit: int = setting(0, "rank at most so many prompts' completions, 0 = all")
 
 
 def main(config):
     """Rank the completions of every prompt, each by one labeler of the group."""
     labelers = choose(config.group, config.seed)
     rng = random.Random(f"ranking {config.seed}")
-    rows = [label(row, rng.choice(labelers), rng) for row in read_completions(config.completions)]
+    rows = [label(row, rng.choice(labelers), rng)
+            for row in read_completions(config.completions, config.limit)]
     with alone(config.out, is_file=True):
         readers.write_jsonl(config.out, rows)
     print(f"{config.out}: {len(rows):,} comparisons by {len({r['labeler'] for r in rows})} "
@@ -239,10 +241,11 @@ def label(row, labeler, rng):
     return kept | {"ranks": ranks, "labeler": labeler.name}
 
 
-def read_completions(path):
-    """Rows with their completions and keys checked. Raises InputError at the first bad line."""
+def read_completions(path, most=0):
+    """The first `most` rows (0 = all), their completions and keys checked. Raises InputError at the
+    first bad line."""
     rows = []
-    for number, item in enumerate(readers.read_prompts(path), 1):
+    for number, item in enumerate(readers.read_prompts(path)[:most or None], 1):
         completions, key = item.extra.get("completions"), item.extra.get("key")
         if (not isinstance(completions, list) or not 2 <= len(completions) <= 9
                 or not all(isinstance(c, str) for c in completions)):

@@ -122,9 +122,12 @@ def reward_model(found):
              "accuracy_held-out": "orders pairs as held-out labelers do",
              "accuracy_within": "trained without one group of five: as the other four do",
              "accuracy_fold": "as that group does",
+             "few/accuracy_within": f"so trained on {found['few']} comparisons: as the other four do",
+             "few/accuracy_fold": "as that group does",
              "agreement_training": "two training labelers agree",
              "agreement_held-out": "two held-out labelers agree"}
-    rows = [[names[k], percent(found[k]), found["paper"].get(k, "–")] for k in names if k in found]
+    rows = [[names[k], percent(found[k]), found["paper"].get(k.removeprefix("few/"), "–")]
+            for k in names if k in found]
     return ("## Reward model, % of pairs on validation prompts, ties left out\n\n"
             + table(["", "measured", "paper"], rows)) if rows else ""
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import InputError, alone, required, run, setting
+from common import InputError, alone, read_checkpoint, required, run, setting
 from data.claims import ANSWERS, FEW_SHOT, GROUPS, claims, share
 from data.labelers import (agreements, check_key, choose, for_evaluation, quality,
                            read_completions, toxic, truthful)
@@ -40,6 +40,7 @@ KL_SWEEP = {"0.08 (PPO)": "ppo"} | {  # PPO's coefficient as run.sh has it, othe
 NO_SHARES = ("reward", "kl", "length", "text_loss")  # all other measures lie from 0 to 1
 PAPER = {"accuracy_within": "72.4 ± 0.4", "accuracy_fold": "69.6 ± 0.9",  # §4.1
          "agreement_training": "72.6 ± 1.5", "agreement_held-out": "77.3 ± 1.3"}  # §3.4
+FEW = "few/"  # where reward models of few comparisons lie, which run.sh has time for
 ACCURACY = {"train_accuracy": "train_accuracy", "accuracy": "valid_accuracy",
             "valid_loss": "valid_loss"}  # a sweep's column: its name in the metrics
 
@@ -176,9 +177,11 @@ class Run:
         return (self.folder / f"{stage}.pt").exists()
 
     def accuracy(self, name, what="right"):
-        """Per comparison, of a file in `accuracy`: (pairs ordered as the labeler does, pairs), or
-        the loss over its pairs in the place of the first. None where there is no such file."""
-        path = self.folder / "accuracy" / f"{name}.jsonl"
+        """Per comparison, of a file in `accuracy` or `few/accuracy`: (pairs ordered as the labeler
+        does, pairs), or the loss over its pairs in the place of the first. None where there is no
+        such file."""
+        folder, _, name = name.rpartition("/")
+        path = self.folder / folder / "accuracy" / f"{name}.jsonl"
         if not path.exists():
             return None
         units = read_json_lines(path)
@@ -197,6 +200,11 @@ class Run:
             raise InputError(f"{self.folder / 'accuracy'}: {name}-A to {name}-E have units of "
                              "different prompts; expected the same in all")
         return np.sum(units, 0)
+
+    def few(self):
+        """How many comparisons the reward models of few were trained on; 0 where there are none."""
+        path = self.folder / FEW / "reward-once.pt"
+        return read_checkpoint(path)["config"]["limit"] if path.exists() else 0
 
     def agreement(self, group, items=800):
         """Per comparison prompt of the run, two labelers' (pairs ordered alike, pairs without a
@@ -293,15 +301,16 @@ class Study:
         return found
 
     def reward_model(self):
-        found = {"paper": PAPER}
+        found = {"paper": PAPER, "few": max(r.few() for r in self.runs)}
         for name in ("training", "held-out"):
             units = [r.accuracy(name) for r in self.runs]
             if all(u is not None for u in units):
                 found[f"accuracy_{name}"] = bootstrap(*units, statistic=ratio)
-        for name in ("within", "fold"):  # five reward models, each without one group of labelers
-            units = [u for r in self.runs if (u := r.folds(name)) is not None]
-            if units:
-                found[f"accuracy_{name}"] = bootstrap(*units, statistic=ratio)
+        for prefix in ("", FEW):  # five reward models, each without one group of labelers
+            for name in ("within", "fold"):
+                units = [u for r in self.runs if (u := r.folds(prefix + name)) is not None]
+                if units:
+                    found[f"{prefix}accuracy_{name}"] = bootstrap(*units, statistic=ratio)
         for name in GROUPS:
             if self.judged:
                 found[f"agreement_{name}"] = bootstrap(
@@ -337,6 +346,10 @@ class Study:
                 rows = {label: self.swept(m, runs) for label, m in models.items()}
                 found[self.title(title, runs)] = dict(sorted(rows.items(), key=_by_number))
         return found | self.equal_kl() | self.epochs()
+
+    def comparisons(self):
+        """{folder of further reward models: what is said of them}."""
+        return {"": "", FEW: f", {max(r.few() for r in self.runs)} comparisons"}
 
     def title(self, text, runs):
         """With the number of seeds, where not all of the study's are in it."""
@@ -401,12 +414,14 @@ class Study:
 
     def epochs(self):
         """SFT epoch by epoch, over the seeds that have the paper's 16, and reward models of four."""
-        return {**self.by_epochs("SFT by epochs, on validation data", self.epochs_of_16(),
-                                 {"reward": "valid_reward", "valid_loss": "valid_loss"}),
-                **self.by_epochs("Reward models by epochs: all pairs of a prompt in one batch",
-                                 self.epochs_of("reward-epochs"), ACCURACY),
-                **self.by_epochs("Reward models by epochs: pairs shuffled over the data set",
-                                 self.epochs_of("reward-pairs"), ACCURACY)}
+        found = self.by_epochs("SFT by epochs, on validation data", self.epochs_of_16(),
+                               {"reward": "valid_reward", "valid_loss": "valid_loss"})
+        for folder, which in self.comparisons().items():
+            for kind, text in (("epochs", "all pairs of a prompt in one batch"),
+                               ("pairs", "pairs shuffled over the data set")):
+                found |= self.by_epochs(f"Reward models by epochs: {text}{which}",
+                                        self.epochs_of(f"{folder}reward-{kind}"), ACCURACY)
+        return found
 
     def by_epochs(self, title, kept, measures):
         """{title: {epoch: {measure: triple}}} of several seeds' lines; the interval is over seeds,

@@ -46,7 +46,7 @@ study_jobs() { # "seed part" lines on standard input, JOBS at a time
 }
 
 study_part() { # what `./run.sh --seed N --part PART` makes
-    local coef group others model
+    local coef model what
     case $1 in
         mini) answers start start ;;
         mini-s) size_part mini-s 2.5e-3 1.07 ;;
@@ -81,23 +81,8 @@ study_part() { # what `./run.sh --seed N --part PART` makes
                 --max_response "${LENGTHS[3]}" "${TOKENIZER[@]}"
             ppo from_base --ptx_coef 0 --policy "$HERE/base.pt"
             answers from_base from_base --reference "$HERE/base.pt" ;;
-        reward) # five folds of labelers; more epochs; pairs shuffled over the data set
-            for group in A B C D E; do
-                others=$(tr -d "$group" <<<ABCDE)
-                rank "$RUN/completions.train.jsonl" "$others" "$DATA/comparisons.$others.jsonl"
-                rank "$RUN/completions.valid.jsonl" "$group" "$DATA/comparisons.$group.jsonl"
-                reward "$RUN/start.pt" "$RUN/reward-$others.pt" "$DATA/comparisons.$others.jsonl"
-                rank "$RUN/completions.valid.jsonl" "$others" "$DATA/comparisons.valid-$others.jsonl"
-                accuracy "$RUN/reward-$others.pt" "$DATA/comparisons.valid-$others.jsonl" "within-$group"
-                accuracy "$RUN/reward-$others.pt" "$DATA/comparisons.$group.jsonl" "fold-$group"
-            done
-            reward "$RUN/start.pt" "$RUN/reward-epochs.pt" "$DATA/comparisons.train.jsonl" \
-                --epochs 4
-            reward "$RUN/start.pt" "$RUN/reward-pairs.pt" "$DATA/comparisons.train.jsonl" \
-                --shuffle_pairs true
-            for others in epochs pairs; do
-                accuracy "$RUN/reward-$others.pt" "$DATA/comparisons.valid.jsonl" $others
-            done ;;
+        reward) # as run.sh does with few comparisons, here with all
+            for what in A B C D E epochs pairs; do reward_model "$RUN" $what 0; done ;;
         sft16) # the paper's 16 epochs: loss and reward on validation data after each
             sft sft16 --epochs 16 ;;
         again) # steps 2 and 3 once more: comparisons of the PPO-ptx policy's answers as well
@@ -107,7 +92,8 @@ study_part() { # what `./run.sh --seed N --part PART` makes
                 cat "$DATA"/comparisons.{train,again}.jsonl >"$DATA/comparisons.both.tmp"
                 mv "$DATA/comparisons.both.tmp" "$DATA/comparisons.both.jsonl"
             fi
-            reward "$RUN/start.pt" "$RUN/reward-again.pt" "$DATA/comparisons.both.jsonl"
+            reward "$RUN/start.pt" "$RUN/reward-again.pt" "$DATA/comparisons.both.jsonl" \
+                "$DATA/comparisons.valid.jsonl"
             REWARD_MODEL=$RUN/reward-again.pt ppo_ptx again
             answers again again ;;
         *) die "--part $1: expected mini, mini-s, mini-l, academic, ptx, kl, no_kl, reward, again" \

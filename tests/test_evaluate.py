@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import evaluate
-from common import InputError, load_model, parse_config, save_checkpoint
+from common import InputError, load_model, parse_config, read_checkpoint, save_checkpoint
 from conftest import randomize
 from data import claims, people, study
 from data.labelers import choose, for_evaluation
 from data.readers import Demonstration
 from data.report import markdown, shown, table
+from data.report import reward_model as reward_table
 from data.tasks import USE_CASES, Voice
 from data.tokenizer import load_tokenizer
 from data.usecases import make_task
@@ -637,6 +638,55 @@ def test_folds_are_summed_prompt_by_prompt(tmp_path):
     write(tmp_path / "accuracy" / "fold-C.jsonl", [{"right": 1, "pairs": 6, "loss": 4}])
     with pytest.raises(InputError, match="different prompts"):
         one.folds("fold")
+
+
+def test_reward_models_of_few_comparisons_stand_beside_those_of_all(answered, tmp_path):
+    """Two seeds have those of few, one of them those of all: each row and claim rests on its own."""
+    for seed in (1, 2):
+        home = tmp_path / f"world-{seed}"
+        shutil.copytree(answered, home)
+        for place, shift in (("few", 0), ("", 1))[:seed]:
+            folder = home / place
+            (folder / "accuracy").mkdir(parents=True, exist_ok=True)
+            for name, right in (("once", 4), ("epochs", 3), ("pairs", 2),
+                                *((f"{x}-{g}", 3 - (x == "fold")) for x in ("within", "fold")
+                                  for g in "ABCDE")):
+                write(folder / "accuracy" / f"{name}.jsonl",
+                      [{"right": right + shift, "pairs": 5, "loss": 5.0 - right}] * 3)
+            for kind in ("epochs", "pairs"):
+                write(folder / f"reward-{kind}.jsonl",
+                      [{"step": 0, "accuracy": 0.5, "pairs": 4},
+                       {"step": 1, "accuracy": 0.8, "pairs": 8, "valid_accuracy": 0.25,
+                        "valid_loss": 1.5}])
+                (folder / f"reward-{kind}.pt").touch()
+        once = read_checkpoint(home / "reward.pt")
+        save_checkpoint(home / "few" / "reward-once.pt", **once | {"config": {"limit": 70}})
+    write(tmp_path / "world-2" / "accuracy" / "training.jsonl",
+          [{"right": 5, "pairs": 5, "loss": 0.5}] * 3)
+    whole = study.Study(study.StudyConfig(runs=tuple(
+        str(tmp_path / f"world-{seed}") for seed in (1, 2)), out=""))
+    found = whole.reward_model()
+    assert found["few"] == 70
+    for name, share in (("few/accuracy_within", 0.6), ("few/accuracy_fold", 0.4),
+                        ("accuracy_within", 0.8), ("accuracy_fold", 0.6)):
+        assert found[name][0] == pytest.approx(share), name
+    titles = [title for title in whole.epochs() if title.startswith("Reward models by epochs")]
+    assert [title.partition(": ")[2] for title in titles] == [
+        text + which for which in (", 1 seed of 2", ", 70 comparisons") for text in (
+            "all pairs of a prompt in one batch", "pairs shuffled over the data set")]
+    assert whole.epochs()[titles[-1]]["1"]["train_accuracy"][0] == pytest.approx(0.7)
+    text = reward_table(found)
+    assert "trained on 70 comparisons" in text and text.count("72.4 ± 0.4") == 2
+    said = {c["claim"]: c for c in claims.claims(whole)}
+    unseen = "it predicts a group of labelers that it has not seen a little less well"
+    over_fits = "a reward model of four epochs has a higher validation loss than one of one"
+    pairs = "K-wise batches predict better than shuffled pairs"
+    for claim, measured, seeds in (
+            (unseen, 0.2, 1), (f"{unseen}, 70 comparisons", 0.2, 2),
+            (over_fits, 0.3, 1), (f"{over_fits}, 70 comparisons", 0.2, 2),
+            (pairs, 0.4, 1), (f"{pairs}, 70 comparisons", 0.4, 2)):
+        assert said[claim]["measured"][0] == pytest.approx(measured), claim
+        assert len(said[claim]["seeds"]) == seeds, claim
 
 
 def test_wordings_of_one_fact_are_one_unit(answered):

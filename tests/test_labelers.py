@@ -256,6 +256,12 @@ def test_command_is_deterministic_and_its_seed_matters(tmp_path):
     assert command(tmp_path, rows) != command(tmp_path, rows, ("seed", 1))
 
 
+def test_command_ranks_the_first_prompts_as_it_does_among_all(tmp_path):
+    rows = [good_row()] * 9
+    assert command(tmp_path, rows, ("limit", 4)) == command(tmp_path, rows)[:4]
+    assert len(command(tmp_path, rows, ("limit", 0))) == 9
+
+
 def test_command_draws_labelers_of_the_group(tmp_path):
     of = {p.name: p.group for p in (*lab.training_labelers(), *lab.held_out_labelers())}
     for group in ("held-out", "B", "ACDE"):

@@ -163,6 +163,32 @@ def test_where_python3_is_too_old_another_makes_the_environment_anew(script):
     assert script()[0].startswith("-m data.study")  # and it is installed once
 
 
+def test_further_reward_models_are_of_few_comparisons_and_no_fold_sees_its_group(script):
+    """Table 7: five folds of labelers, four epochs and shuffled pairs, beside one of one epoch."""
+    told = {}
+    for words in map(str.split, script()):
+        told[words[words.index("--out") + 1]] = dict(itertools.pairwise(words))  # the last counts
+    few = "runs/world-0/few"
+    for group in "ABCDE":
+        others = "ABCDE".replace(group, "")
+        trained = told[f"{few}/reward-{group}.pt"]["--comparisons"]
+        assert told[trained]["--group"] == others and told[trained]["--limit"] == "400"
+        assert told[trained]["--completions"] == "runs/world-0/completions.train.jsonl"
+        for kind, judges in (("within", others), ("fold", group)):
+            flags = told[f"{few}/accuracy/{kind}-{group}.jsonl"]
+            assert flags["--reward"] == f"{few}/reward-{group}.pt"
+            ranked = told[flags["--comparisons"]]
+            assert ranked["--group"] == judges and ranked["--limit"] == "400"
+            assert ranked["--completions"] == "runs/world-0/completions.valid.jsonl"
+    for name, flags in (("once", {}), ("epochs", {"--epochs": "4"}),
+                        ("pairs", {"--shuffle_pairs": "true"})):
+        given = told[f"{few}/reward-{name}.pt"]
+        assert given["--comparisons"] == "runs/world-0/data/comparisons.train.jsonl"
+        assert given["--limit"] == told[f"{few}/accuracy/{name}.jsonl"]["--limit"] == "400"
+        assert {k: given.get(k) for k in ("--epochs", "--shuffle_pairs")} == \
+            {"--epochs": None, "--shuffle_pairs": None} | flags
+
+
 def test_a_study_makes_every_seed_size_and_sweep_and_then_nothing_twice(script):
     commands = script("study", "--seeds", "1 2", "--jobs", "2")
     made = outputs(commands)
@@ -177,6 +203,9 @@ def test_a_study_makes_every_seed_size_and_sweep_and_then_nothing_twice(script):
         assert f"runs/world-{seed}/sft16.pt" in made
     assert "runs/world-1/reward-pairs.pt" in made and "runs/world-1/answers/again.jsonl" in made
     assert "runs/world-2/reward-pairs.pt" not in made  # the longest: the first seed
+    limits = {flags["--limit"] for flags in (dict(itertools.pairwise(c.split())) for c in commands)
+              if flags.get("--out", "").startswith("runs/world-1/reward-") and "--limit" in flags}
+    assert limits == {"0"} and "runs/world-2/few/reward-pairs.pt" in made
     assert made[-1] == "runs/study" and "--sizes mini-s mini mini-l" in commands[-1]
     models = [name for name in made if name.endswith((".pt", ".jsonl"))]
     assert len(models) == len(set(models))
@@ -204,7 +233,8 @@ def test_the_report_names_the_coefficients_that_the_study_gives(script):
     (["--seed", "x"], "--seed x"), (["--seed"], "expected a value"), (["nonsense"], "no such"),
     (["study", "--fresh"], "--fresh does not"), (["study", "--seed", "3"], "--seed does not"),
     (["study", "--seeds", "3 4 3"], "one stands twice"), (["--jobs", "2"], "--jobs belongs"),
-    (["--nonsense"], "unknown flag"), (["--part", "nonsense"], "--part nonsense")])
+    (["--nonsense"], "unknown flag"), (["--part", "nonsense"], "--part nonsense"),
+    (["--part", "few-AB"], "--part few-AB")])
 def test_bad_flags_are_one_line(script, flags, words):
     done = subprocess.run(["./run.sh", *flags], cwd=script.folder, capture_output=True, text=True,
                           env=os.environ | {"PATH": f"{script.folder / 'bin'}:"
@@ -215,9 +245,9 @@ def test_bad_flags_are_one_line(script, flags, words):
 
 
 @pytest.mark.parametrize("threads, at_once, each", [(1, 1, 1), (2, 2, 1), (3, 2, 1), (4, 2, 2),
-                                                    (6, 3, 2), (16, 5, 3)])
+                                                    (6, 3, 2), (16, 8, 2), (64, 13, 4)])
 def test_parts_share_the_cores_and_know_python(script, monkeypatch, threads, at_once, each):
-    """Of the five parts at the end at_once run side by side; none looks for Python again."""
+    """Of the thirteen parts at the end at_once run side by side; none looks for Python again."""
     (script.folder / "bin" / "xargs").write_text(
         '#!/bin/sh\necho "xargs $2 $OMP_NUM_THREADS" >>"$LOG"\nexec /usr/bin/xargs "$@"\n')
     (script.folder / "bin" / "xargs").chmod(0o755)

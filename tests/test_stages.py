@@ -470,6 +470,27 @@ def test_an_epoch_of_reward_training_sees_every_comparison_once(files, tmp_path,
     assert pairs == sum(row["pairs"] for row in told[:3])
 
 
+def test_limit_takes_the_first_comparisons_of_each_file_and_every_step_is_noted(files, tmp_path,
+                                                                                capsys):
+    rows = [json.loads(line) for line in open(files["comparisons"])]
+    changes = {"batch": 1, "epochs": 2, "log_every": 3}
+    few = {name: write(tmp_path / f"{name}.jsonl", rows[at:at + 4])
+           for name, at in (("comparisons", 0), ("valid", 4))}
+    whole = make("reward", files, tmp_path / "few.pt", **changes, **few)
+    few = {name: write(tmp_path / f"{name}.jsonl", rows[at:at + 9])
+           for name, at in (("comparisons", 0), ("valid", 4))}
+    capsys.readouterr()
+    assert same_weights(whole, make("reward", files, tmp_path / "r.pt", limit=4, **changes, **few))
+    printed = [int(line.split()[1].split("/")[0]) for line in capsys.readouterr().out.splitlines()
+               if line.startswith("r ")]
+    assert printed == [3, 4, 6, 8]  # the ends of the epochs as well
+    told = [[json.loads(line) for line in (tmp_path / f"{name}.jsonl").open()]
+            for name in ("few", "r")]
+    assert [[row["step"] for row in one] for one in told] == [list(range(8))] * 2
+    for one, other in zip(*told):
+        assert one.get("valid_loss") == other.get("valid_loss")
+
+
 def test_an_epoch_of_fine_tuning_sees_every_demonstration_once(files, tmp_path, monkeypatch):
     rows = [json.loads(line) for line in open(files["demonstrations"])][:5]
     seen, make_batch = [], sft.demonstration_batch
