@@ -48,6 +48,11 @@ class Labeler:
     harm_weighs: bool = False
 
 
+# the researchers' weights, no tastes, no error: the rule itself
+RULE = Labeler("the rule", "", constraint=0.7, false=0.5, rude=0.6, length=0.0, courtesy=0.0,
+               candour=0.0, noise=0.0)
+
+
 def for_evaluation(labeler):
     """The labeler as asked in the final evaluation: truth and harmlessness come first (§3.4)."""
     return dataclasses.replace(labeler, false=0.8, rude=0.9, harm_weighs=True)

@@ -38,7 +38,8 @@ def markdown(results):
     if results["simulated_labelers"]:
         parts.append(f"Win rates are the judgements of {results['judges']} *simulated* labelers a "
                      "prompt, who see the two answers in random order; ties count one half. The "
-                     "intervals are for these labelers: others have other tastes.")
+                     "intervals are for these labelers: others have other tastes. The rule alone is "
+                     "the same without tastes and errors.")
     parts += [main_table(results, size, several) for size in results["sizes"]]
     if results["simulated_labelers"]:
         if several:
@@ -71,13 +72,14 @@ def main_table(results, size, several):
     header = ["model", "reward-model score", "KL to PPO's start, nats",
               "pretraining loss, nats/token", "response tokens"]
     if judged:
-        header[1:1] = ["win rate against SFT, %", "by held-out labelers, %"]
+        header[1:1] = ["win rate against SFT, %", "by held-out labelers, %",
+                       "by the rule alone, %"]
     rows = []
     for name, m in results["models"][size].items():
         row = [NAMES[name], shown(m["reward"]), shown(m["kl"]) if any(m["kl"]) else "–",
                shown(m.get("text_loss"), digits=3), shown(m["length"], digits=1)]
         if judged:
-            row[1:1] = [percent(m.get(k)) for k in ("win_rate", "win_rate_held_out")]
+            row[1:1] = [percent(m.get(k)) for k in ("win_rate", "win_rate_held_out", "win_rate_rule")]
         rows.append(row)
     return f"## Win rates{f', {size}' if several else ''} (Figures 1 and 3)\n\n{table(header, rows)}"
 
@@ -118,12 +120,12 @@ def tax(results, several):
 
 
 def reward_model(found):
+    without = "trained without one group of labelers of five, on {}, orders pairs as {}"
     names = {"accuracy_training": "orders pairs as training labelers do",
-             "accuracy_held-out": "orders pairs as held-out labelers do",
-             "accuracy_within": "trained without one group of five: as the other four do",
-             "accuracy_fold": "as that group does",
-             "few/accuracy_within": f"so trained on {found['few']} comparisons: as the other four do",
-             "few/accuracy_fold": "as that group does",
+             "accuracy_held-out": "orders pairs as held-out labelers do"} | {
+        f"{folder}accuracy_{name}": without.format(which, whose)
+        for folder, which in (("", "all comparisons"), ("few/", f"{found['few']} comparisons"))
+        for name, whose in (("within", "the four do"), ("fold", "the one does"))} | {
              "agreement_training": "two training labelers agree",
              "agreement_held-out": "two held-out labelers agree"}
     rows = [[names[k], percent(found[k]), found["paper"].get(k.removeprefix("few/"), "–")]
@@ -159,9 +161,10 @@ def claim_rows(claims, several):
     """The table of these claims."""
     rows, paper = [], any(c["paper"] != "–" for c in claims)
     for c in claims:
-        of_percent = c["unit"] in ("win rate", "accuracy", "share")
-        scale, unit = (100, " %") if of_percent else (1, "")
-        measured = percent(c["measured"]) + " %" if of_percent else shown(c["measured"], digits=3)
+        unit = {"win rate": " %", "accuracy": " %", "part": " %", "points": " points"}.get(
+            c["unit"], "")
+        scale = 100 if unit else 1
+        measured = percent(c["measured"]) + unit if unit else shown(c["measured"], digits=3)
         line = " to ".join(f"{scale * x:g}" for x in c["line"]) + unit
         verdict = c["verdict"] + ", one seed" * (several and len(c["seeds"]) == 1)
         rows.append([f"§{c['section']}", c["claim"], *([c["paper"]] if paper else []), measured,

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from common import InputError, alone, read_checkpoint, required, run, setting
-from data.claims import ANSWERS, FEW_SHOT, GROUPS, claims, share
-from data.labelers import (agreements, check_key, choose, for_evaluation, quality,
+from data.claims import ANSWERS, FEW_SHOT, GROUPS, claims, pairs_right, share
+from data.labelers import (RULE, agreements, check_key, choose, for_evaluation, quality,
                            read_completions, toxic, truthful)
 from data.readers import as_row, read_prompts, write_files
 from data.report import markdown
@@ -76,6 +76,7 @@ class Run:
             check_probe(path, number, probe)
         self.labelers = {group: [for_evaluation(one) for one in choose(group, self.seed)]
                          for group in GROUPS} if self.judged else {}
+        self.labelers["rule"] = [for_evaluation(RULE)] * config.judges
         self.answers, self.wins, self.observe, self.agreement = map(cache, (
             self.answers, self.wins, self.observe, self.agreement))
 
@@ -176,10 +177,9 @@ class Run:
         """Whether a stage was trained to its end: its checkpoint is written last."""
         return (self.folder / f"{stage}.pt").exists()
 
-    def accuracy(self, name, what="right"):
-        """Per comparison, of a file in `accuracy` or `few/accuracy`: (pairs ordered as the labeler
-        does, pairs), or the loss over its pairs in the place of the first. None where there is no
-        such file."""
+    def accuracy(self, name):
+        """Per comparison, of a file in `accuracy` or `few/accuracy`: pairs ordered as the labeler
+        does, pairs, the loss summed over them. None where there is no such file."""
         folder, _, name = name.rpartition("/")
         path = self.folder / folder / "accuracy" / f"{name}.jsonl"
         if not path.exists():
@@ -188,18 +188,19 @@ class Run:
         if not units or not all(isinstance(u.get(k), kind) for u in units for k, kind in
                                 (("right", int), ("pairs", int), ("loss", (int, float)))):
             raise InputError(f"{path}: expected right, pairs and loss of comparisons")
-        return np.array([[u[what], u["pairs"]] for u in units])
+        return np.array([[u["right"], u["pairs"], u["loss"]] for u in units])
 
     def folds(self, name):
-        """The same over the five folds of labelers, summed for each prompt, whose completions all
-        folds have in common; None where a fold is missing."""
+        """The same of each of the five folds of labelers; None where one is missing. Five groups
+        and five models differ as seeds do, and the prompts are the same: `bootstrap` takes them as
+        it does seeds."""
         units = [self.accuracy(f"{name}-{group}") for group in "ABCDE"]
         if any(u is None for u in units):
             return None
         if len({len(u) for u in units}) > 1:
             raise InputError(f"{self.folder / 'accuracy'}: {name}-A to {name}-E have units of "
                              "different prompts; expected the same in all")
-        return np.sum(units, 0)
+        return units
 
     def few(self):
         """How many comparisons the reward models of few were trained on; 0 where there are none."""
@@ -279,6 +280,7 @@ class Study:
             if self.judged and other != model:
                 found[what] = self.win(model, other)
                 found[f"{what}_held_out"] = self.win(model, other, "held-out")
+                found[f"{what}_rule"] = self.win(model, other, "rule")
         return found
 
     def largest(self, name):
@@ -305,12 +307,13 @@ class Study:
         for name in ("training", "held-out"):
             units = [r.accuracy(name) for r in self.runs]
             if all(u is not None for u in units):
-                found[f"accuracy_{name}"] = bootstrap(*units, statistic=ratio)
+                found[f"accuracy_{name}"] = share(bootstrap(*units, statistic=pairs_right))
         for prefix in ("", FEW):  # five reward models, each without one group of labelers
             for name in ("within", "fold"):
-                units = [u for r in self.runs if (u := r.folds(prefix + name)) is not None]
+                units = sum((r.folds(prefix + name) or [] for r in self.runs), [])
                 if units:
-                    found[f"{prefix}accuracy_{name}"] = bootstrap(*units, statistic=ratio)
+                    found[f"{prefix}accuracy_{name}"] = share(bootstrap(
+                        *units, statistic=pairs_right))
         for name in GROUPS:
             if self.judged:
                 found[f"agreement_{name}"] = bootstrap(
@@ -355,6 +358,11 @@ class Study:
         """With the number of seeds, where not all of the study's are in it."""
         few = len(runs) < len(self.runs)
         return f"{text}, {len(runs)} seed{'s' * (len(runs) > 1)} of {len(self.runs)}" if few else text
+
+    def kl_sweep(self):
+        """The models of the sweep of KL coefficients that any run has."""
+        return [name for name in KL_SWEEP.values() if any(r.has(self.smallest(name))
+                                                          for r in self.runs) and name != "ppo"]
 
     def kept(self):
         """The iterations without KL whose policies were kept and have answered."""
@@ -417,10 +425,19 @@ class Study:
         found = self.by_epochs("SFT by epochs, on validation data", self.epochs_of_16(),
                                {"reward": "valid_reward", "valid_loss": "valid_loss"})
         for folder, which in self.comparisons().items():
-            for kind, text in (("epochs", "all pairs of a prompt in one batch"),
-                               ("pairs", "pairs shuffled over the data set")):
-                found |= self.by_epochs(f"Reward models by epochs: {text}{which}",
-                                        self.epochs_of(f"{folder}reward-{kind}"), ACCURACY)
+            once = f"{folder}reward-once" if folder else "reward"
+            kinds = {"one epoch, K-wise batches": once,
+                     "one epoch, shuffled pairs": f"{folder}reward-pairs",
+                     "four epochs, K-wise, after": f"{folder}reward-epochs"}
+            runs = [r for r in self.runs if all(map(r.ended, kinds.values()))]
+            rows = {}
+            for label, stage in kinds.items() if runs else ():
+                kept = self.epochs_of(stage, runs)
+                (ends,) = self.by_epochs("", kept, ACCURACY).values()
+                rows |= {label if len(ends) == 1 else f"{label} {n}": row
+                         for n, row in ends.items()}
+            if rows:
+                found[self.title(f"Reward models by epochs and batches{which}", runs)] = rows
         return found
 
     def by_epochs(self, title, kept, measures):
@@ -431,11 +448,11 @@ class Study:
                          for what, name in measures.items()}
             for n in range(min(map(len, kept)))}} if kept else {}
 
-    def epochs_of(self, stage):
+    def epochs_of(self, stage, runs):
         """The lines of a reward model's metrics that end an epoch, with the mean training accuracy
-        of its batches, of each seed where it has been trained to its end."""
+        of its batches, of each of the runs."""
         found = []
-        for run_ in filter(lambda r: r.ended(stage), self.runs):
+        for run_ in runs:
             rows, batches = [], []
             for row in run_.metrics(stage):
                 batches.append((row["accuracy"], row["pairs"]))
@@ -443,7 +460,7 @@ class Study:
                     right = sum(accuracy * pairs for accuracy, pairs in batches)
                     rows.append(row | {"train_accuracy": right / sum(p for _, p in batches)})
                     batches = []
-            found += [rows] if rows else []
+            found.append(rows)
         return found
 
     def epochs_of_16(self):

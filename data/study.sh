@@ -83,8 +83,10 @@ study_part() { # what `./run.sh --seed N --part PART` makes
             answers from_base from_base --reference "$HERE/base.pt" ;;
         reward) # as run.sh does with few comparisons, here with all
             for what in A B C D E epochs pairs; do reward_model "$RUN" $what 0; done ;;
-        sft16) # the paper's 16 epochs: loss and reward on validation data after each
-            sft sft16 --epochs 16 ;;
+        sft16) # the paper's 16 epochs: loss and reward on validation data after each; beside one
+            sft sft1 --epochs 1
+            sft sft16 --epochs 16
+            for model in sft1 sft16; do answers $model $model; done ;;
         again) # steps 2 and 3 once more: comparisons of the PPO-ptx policy's answers as well
             complete "$RUN/ppo_ptx.pt" train "$RUN/completions.again.jsonl"
             rank "$RUN/completions.again.jsonl" training "$DATA/comparisons.again.jsonl"

@@ -16,10 +16,11 @@ import evaluate
 from common import InputError, load_model, parse_config, read_checkpoint, save_checkpoint
 from conftest import randomize
 from data import claims, people, study
-from data.labelers import choose, for_evaluation
+from data.labelers import choose, for_evaluation, quality
 from data.readers import Demonstration
 from data.report import markdown, shown, table
 from data.report import reward_model as reward_table
+from data.rule import overall
 from data.tasks import USE_CASES, Voice
 from data.tokenizer import load_tokenizer
 from data.usecases import make_task
@@ -496,9 +497,9 @@ def whole(answered, tmp_path_factory):
         (home / "sft16.pt").touch()
     home = folder / "world-1"       # the longest parts are the first seed's only
     shutil.copy(home / "answers" / "ppo.jsonl", home / "answers" / "again.jsonl")
-    for name, epochs in (("epochs", 2), ("pairs", 1)):
-        (home / f"reward-{name}.pt").touch()
-        write(home / f"reward-{name}.jsonl",
+    for name, epochs in (("reward", 1), ("reward-epochs", 2), ("reward-pairs", 1)):
+        (home / f"{name}.pt").touch()
+        write(home / f"{name}.jsonl",
               [{"step": 2 * n + k, "accuracy": 0.5 + 0.25 * k, "pairs": 10 + 20 * k}
                | ({"valid_accuracy": 0.625, "valid_loss": 0.6} if k else {})
                for n in range(epochs) for k in (0, 1)])
@@ -519,7 +520,7 @@ def test_several_seeds_and_sizes(answered, reported, whole):
                   "Best of n", "Ablations", "PPO against best of n, n up to 64, at equal KL",
                   "SFT by epochs",
                   "A second round of comparisons (mini), 1 seed of 2", "The paper's claims",
-                  "Reward models by epochs: all pairs of a prompt in one batch, 1 seed of 2"):
+                  "Reward models by epochs and batches, 1 seed of 2"):
         assert f"## {title}" in report, title
     assert "bootstrap over prompts, and Student's t over seeds" in report
     assert not strays(results, report)
@@ -549,11 +550,11 @@ def test_best_of_n_is_compared_at_ppos_own_kl(answered, whole):
 
 
 def test_a_reward_models_epoch_has_its_batches_accuracy(whole):
-    rows = whole[0]["sweeps"][
-        "Reward models by epochs: all pairs of a prompt in one batch, 1 seed of 2"]
-    for epoch in ("1", "2"):    # 5 of 10 pairs and 22.5 of 30
-        assert rows[epoch]["train_accuracy"][0] == pytest.approx(27.5 / 40)
-        assert rows[epoch]["accuracy"][0] == 0.625
+    rows = whole[0]["sweeps"]["Reward models by epochs and batches, 1 seed of 2"]
+    assert len(rows) == 4
+    for row in rows.values():   # 5 of 10 pairs and 22.5 of 30
+        assert row["train_accuracy"][0] == pytest.approx(27.5 / 40)
+        assert row["accuracy"][0] == 0.625
 
 
 def test_claims_say_what_each_of_their_seeds_says(whole):
@@ -592,8 +593,8 @@ def test_one_seed_decides_nothing_where_seeds_are_the_units(tmp_path, seeds, ver
             json.dumps({"step": n, "valid_loss": 1 + n + seed, "valid_reward": n}) + "\n"
             for n in range(16)))
     whole = study.Study(study.StudyConfig(runs=(), out=""))
-    whole.runs = [SimpleNamespace(ended=lambda stage: stage == "sft16", metrics=lambda stage,
-                                  seed=seed: study.read_json_lines(
+    whole.runs = [SimpleNamespace(ended=lambda stage: stage == "sft16", has=lambda model: False,
+                                  metrics=lambda stage, seed=seed: study.read_json_lines(
         tmp_path / f"{seed}" / f"{stage}.jsonl")) for seed in range(seeds)]
     found = claims.Claims(whole)
     claims.epochs_of_sft(whole, found)
@@ -618,15 +619,61 @@ def test_claims_look_the_right_way(answered):
         whole = study.Study(study.StudyConfig(runs=(), out=""))
         whole.runs, whole.judged = [run], True
         return {c["claim"]: c["verdict"] for c in claims.claims(whole)
-                if c["unit"] in ("win rate", "share")}
+                if c["unit"] in ("win rate", "points")}
     GOOD = [people.demonstrate(WORLD, t, "plain", None) for t in tasks(120)]
     found = verdicts("ppo_ptx", "base")
     assert len(found) == 5 and set(found.values()) == {"reproduced"}, found
     assert "reproduced" not in set(verdicts("base", "ppo_ptx").values())
 
 
-def test_folds_are_summed_prompt_by_prompt(tmp_path):
-    """Five labelers who rank the same completions are no five times as many prompts."""
+def test_coefficients_are_held_against_the_right_models():
+    """PPO with γ = 1 against the best of the β, and both against PPO's own way from its start."""
+    losses = {"base": 1.0, "start": 1.2, "ppo": 2.0, "ppo_ptx": 1.25, "ptx_30": 1.5, "kl_1": 1.6,
+              "kl_8": 1.375}
+    rewards = {"start": -1.0, "ppo": 1.0, "ppo_ptx": 0.9, "ptx_30": 0.5}
+    one = SimpleNamespace(
+        has=lambda model: model in losses or model == "no_kl-4", wins=lambda *_: np.full(8, 0.75),
+        observe=lambda model: {"text_loss": np.full(8, losses[model]), "few_shot": np.full(8, 0.5),
+                               "reward": np.full(8, rewards.get(model, 0.0))})
+    whole = SimpleNamespace(runs=[one], smallest=str, largest=str, kl_sweep=lambda: ["kl_1", "kl_8"],
+                            without_kl=lambda: "no_kl-4")
+    found = claims.Claims(whole)
+    claims.sweeps_of_coefficients(whole, found)
+    claims.alignment_tax(whole, claims_of_tax := claims.Claims(whole))
+    said = {c["claim"]: c for c in found.found + claims_of_tax.found}
+    for claim, measured, verdict in (
+            ("no KL coefficient spares as much of the pretraining loss as a pretraining coefficient "
+             "of 1", 0.125, "reproduced"),
+            ("a pretraining coefficient of 1 keeps more than nine tenths of the reward that PPO "
+             "gains over its start", 0.95, "reproduced"),
+            ("a pretraining coefficient of 30 keeps more than nine tenths of the reward that PPO "
+             "gains over its start", 0.75, "not reproduced"),
+            ("PPO-ptx spares more than half of the pretraining loss that PPO gives up", 0.75,
+             "reproduced")):
+        assert said[claim]["measured"] == pytest.approx([measured] * 3), claim
+        assert said[claim]["verdict"] == verdict
+    assert claims.spared(1.0, 2.0, 2.0) == 0.0
+
+
+def test_the_rule_alone_has_no_taste(answered):
+    """A word of courtesy, which most labelers like, is nothing to it; what is asked for is."""
+    run = study.Run(answered, study.StudyConfig(runs=(), out=""))
+    keys = [prompt["key"] for prompt in run.prompts]
+    good = [people.demonstrate(WORLD, t, "plain", None) for t in tasks(120)]
+    polite = [f"{answer} I hope this helps." for answer in good]
+    kept = [i for i, key in enumerate(keys) if quality(key, polite[i]).courteous
+            and overall(quality(key, polite[i])) == overall(quality(key, good[i]))]
+    assert len(kept) > 40
+    keys, good, polite = ([x[i] for i in kept] for x in (keys, good, polite))
+    votes = {group: np.mean(judge_pairs(keys, polite, good, run.labelers[group], judges=judges))
+             for group, judges in (("training", 40), ("rule", 3))}
+    assert votes["training"] > 0.55 and votes["rule"] == 0.5
+    assert min(judge_pairs(keys, good, ["Why?"] * len(keys), run.labelers["rule"])) == 1
+
+
+def test_folds_are_five_and_differ_as_seeds_do(tmp_path):
+    """Five labelers who rank the same completions are no five times as many prompts: groups and
+    models that differ widen the interval, and any claim rests on five."""
     one = study.Run.__new__(study.Run)
     one.folder = tmp_path
     (tmp_path / "accuracy").mkdir()
@@ -634,7 +681,16 @@ def test_folds_are_summed_prompt_by_prompt(tmp_path):
         assert one.folds("fold") is None
         write(tmp_path / "accuracy" / f"fold-{group}.jsonl",
               [{"right": n, "pairs": 6, "loss": 4.0}, {"right": 1, "pairs": 1, "loss": 0.5}])
-    assert one.folds("fold").tolist() == [[10, 30], [5, 5]]
+    assert [fold.tolist() for fold in one.folds("fold")] == [
+        [[n, 6, 4.0], [1, 1, 0.5]] for n in range(5)]
+    spread = np.std([(n + 1) / 7 for n in range(5)], ddof=1) / math.sqrt(5)
+    figure, low, high = bootstrap(*one.folds("fold"), statistic=claims.pairs_right)
+    assert figure == pytest.approx(15 / 35) and high - low > 2 * 2.7 * spread  # t of 4: 2.776
+    found = claims.Claims(None)
+    found.add("", "", "", [one.folds("fold")] * 2, (0.4,), "accuracy", statistic=claims.pairs_right)
+    assert found.found[0]["seeds"] == ["not decided"] * 2
+    assert found.found[0]["measured"] == bootstrap(*one.folds("fold"), *one.folds("fold"),
+                                                   statistic=claims.pairs_right)
     write(tmp_path / "accuracy" / "fold-C.jsonl", [{"right": 1, "pairs": 6, "loss": 4}])
     with pytest.raises(InputError, match="different prompts"):
         one.folds("fold")
@@ -652,17 +708,20 @@ def test_reward_models_of_few_comparisons_stand_beside_those_of_all(answered, tm
                                 *((f"{x}-{g}", 3 - (x == "fold")) for x in ("within", "fold")
                                   for g in "ABCDE")):
                 write(folder / "accuracy" / f"{name}.jsonl",
-                      [{"right": right + shift, "pairs": 5, "loss": 5.0 - right}] * 3)
-            for kind in ("epochs", "pairs"):
-                write(folder / f"reward-{kind}.jsonl",
-                      [{"step": 0, "accuracy": 0.5, "pairs": 4},
-                       {"step": 1, "accuracy": 0.8, "pairs": 8, "valid_accuracy": 0.25,
-                        "valid_loss": 1.5}])
-                (folder / f"reward-{kind}.pt").touch()
+                      [{"right": right + shift, "pairs": 5, "loss": 5.0 - right},
+                       {"right": 0, "pairs": 0, "loss": 0.0}] * 3)
+            for kind, losses in (("reward-epochs", (1.75, 2.5)), ("reward-pairs", (1.5,)),
+                                 ("reward-once" if place else "reward", (1.25,))):
+                write(folder / f"{kind}.jsonl", [row for n, loss in enumerate(losses) for row in (
+                    {"step": 2 * n, "accuracy": 0.5, "pairs": 4},
+                    {"step": 2 * n + 1, "accuracy": 0.8, "pairs": 8, "valid_accuracy": 0.25,
+                     "valid_loss": loss})])
+                if kind != "reward":
+                    (folder / f"{kind}.pt").touch()
         once = read_checkpoint(home / "reward.pt")
         save_checkpoint(home / "few" / "reward-once.pt", **once | {"config": {"limit": 70}})
     write(tmp_path / "world-2" / "accuracy" / "training.jsonl",
-          [{"right": 5, "pairs": 5, "loss": 0.5}] * 3)
+          [{"right": 5, "pairs": 5, "loss": 1.5}, {"right": 0, "pairs": 0, "loss": 0.0}] * 3)
     whole = study.Study(study.StudyConfig(runs=tuple(
         str(tmp_path / f"world-{seed}") for seed in (1, 2)), out=""))
     found = whole.reward_model()
@@ -670,20 +729,25 @@ def test_reward_models_of_few_comparisons_stand_beside_those_of_all(answered, tm
     for name, share in (("few/accuracy_within", 0.6), ("few/accuracy_fold", 0.4),
                         ("accuracy_within", 0.8), ("accuracy_fold", 0.6)):
         assert found[name][0] == pytest.approx(share), name
-    titles = [title for title in whole.epochs() if title.startswith("Reward models by epochs")]
-    assert [title.partition(": ")[2] for title in titles] == [
-        text + which for which in (", 1 seed of 2", ", 70 comparisons") for text in (
-            "all pairs of a prompt in one batch", "pairs shuffled over the data set")]
-    assert whole.epochs()[titles[-1]]["1"]["train_accuracy"][0] == pytest.approx(0.7)
+    tables = whole.epochs()
+    assert list(tables) == [f"Reward models by epochs and batches{which}"
+                            for which in (", 1 seed of 2", ", 70 comparisons")]
+    for rows in tables.values():
+        assert list(rows) == ["one epoch, K-wise batches", "one epoch, shuffled pairs",
+                              "four epochs, K-wise, after 1", "four epochs, K-wise, after 2"]
+        assert rows["one epoch, shuffled pairs"]["train_accuracy"][0] == pytest.approx(0.7)
+        assert [row["valid_loss"][0] for row in rows.values()] == [1.25, 1.5, 1.75, 2.5]
     text = reward_table(found)
-    assert "trained on 70 comparisons" in text and text.count("72.4 ± 0.4") == 2
+    assert "five, on 70 comparisons, orders" in text and text.count("72.4 ± 0.4") == 2
     said = {c["claim"]: c for c in claims.claims(whole)}
     unseen = "it predicts a group of labelers that it has not seen a little less well"
     over_fits = "a reward model of four epochs has a higher validation loss than one of one"
+    shuffled = "one of shuffled pairs has a higher validation loss than one of K-wise batches"
     pairs = "K-wise batches predict better than shuffled pairs"
     for claim, measured, seeds in (
             (unseen, 0.2, 1), (f"{unseen}, 70 comparisons", 0.2, 2),
-            (over_fits, 0.3, 1), (f"{over_fits}, 70 comparisons", 0.2, 2),
+            (over_fits, 0.1, 1), (f"{over_fits}, 70 comparisons", 0.2, 2),
+            (shuffled, 0.3, 1), (f"{shuffled}, 70 comparisons", 0.4, 2),
             (pairs, 0.4, 1), (f"{pairs}, 70 comparisons", 0.4, 2)):
         assert said[claim]["measured"][0] == pytest.approx(measured), claim
         assert len(said[claim]["seeds"]) == seeds, claim
