@@ -424,8 +424,6 @@ def accuracy(config):
                               "right": round(stats["accuracy"] * stats["pairs"]),
                               "loss": round(loss.item() * stats["pairs"], 5)}))
     units = [unit for _, unit in sorted(units, key=lambda pair: pair[0])]
-    if not any(u["pairs"] for u in units):
-        raise InputError(f"{config.comparisons}: no two completions differ in rank")
     with alone(config.out, is_file=True):
         write_jsonl(config.out, units)
     right, pairs = (sum(u[k] for u in units) for k in ("right", "pairs"))
@@ -454,7 +452,7 @@ def judge_pairs(keys, ones, others, labelers, seed=0, judges=1):
     return wins
 
 
-def bootstrap(*seeds, statistic=np.mean, draws=1000, seed=0, beside=()):
+def bootstrap(*seeds, statistic=np.mean, draws=1000, seed=0, beside=(), folds=None):
     """[statistic, low, high]: a 95 % interval by the percentiles of resampled data.
 
     `seeds`: the units (prompts, windows of text) of each seed of a study, an array with a row per
@@ -463,8 +461,9 @@ def bootstrap(*seeds, statistic=np.mean, draws=1000, seed=0, beside=()):
     by no more than their units do, the interval is wider than it need be. What is compared on the
     same units stands in the columns of one array, so that it is drawn together. `beside` are units
     that nobody measured and that are drawn as well, with the first seed's, for shares: of 100 answers
-    of which one in a hundred is toxic, percentiles without them cover the truth 6 times in 10. Raises
-    ValueError where a seed has no units.
+    of which one in a hundred is toxic, percentiles without them cover the truth 6 times in 10.
+    `folds`: the statistics of several models that one seed's units hold, which differ as seeds do; of
+    several seeds that is in how these differ. Raises ValueError where a seed has no units.
     """
     seeds = [np.asarray(units, dtype=float) for units in seeds]
     if not seeds or not all(map(len, seeds)):
@@ -473,10 +472,11 @@ def bootstrap(*seeds, statistic=np.mean, draws=1000, seed=0, beside=()):
     pools = [np.concatenate([seeds[0], beside]) if len(beside) else seeds[0], *seeds[1:]]
     drawn = np.array([statistic(np.concatenate(
         [pool[rng.integers(len(pool), size=len(pool))] for pool in pools])) for _ in range(draws)])
-    if len(seeds) > 1:
-        error = np.std([statistic(units) for units in seeds], ddof=1) / math.sqrt(len(seeds))
+    found = list(map(statistic, seeds)) if len(seeds) > 1 or not folds else folds(seeds[0])
+    if len(found) > 1:
+        error = np.std(found, ddof=1) / math.sqrt(len(found))
         # many of t to each draw: a thousand put the ends of a t of few seeds a fifth too far or near
-        drawn = drawn[:, None] + error * rng.standard_t(len(seeds) - 1, size=(draws, 100))
+        drawn = drawn[:, None] + error * rng.standard_t(len(found) - 1, size=(draws, 100))
     return [float(statistic(np.concatenate(seeds))),
             *map(float, np.quantile(drawn, [0.025, 0.975]))]
 

@@ -103,18 +103,26 @@ class Ranking(NamedTuple):
 
 
 def load_rankings(path, tokenizer, limit, most=0):
-    """The first `most` comparisons (0 = all) as tokens; those with a sequence over `limit` tokens
-    are dropped and counted."""
-    rankings = []
-    for c in read_comparisons(path)[:most or None]:
+    """Comparisons as tokens; those with a sequence over `limit` tokens are dropped and counted. The
+    first `most` that fit, 0 = all. Raises InputError where none fits, or none says which of two
+    completions is better."""
+    kept, dropped = [], 0
+    for c in read_comparisons(path):
+        if most and len(kept) == most:
+            break
         prompt = tokenizer.encode_prompt(c.prompt)
-        rankings.append(Ranking([prompt + tokenizer.encode_response(y) for y in c.completions],
-                                c.ranks, c.labeler))
-    kept = [r for r in rankings if r.longest() <= limit]
-    print(f"{len(kept)} comparisons in {path}; {len(rankings) - len(kept)} dropped, longer than "
+        ranking = Ranking([prompt + tokenizer.encode_response(y) for y in c.completions],
+                          c.ranks, c.labeler)
+        fits = ranking.longest() <= limit
+        kept += [ranking] if fits else []
+        dropped += not fits
+    print(f"{len(kept)} comparisons {'from' if most else 'in'} {path}; {dropped} dropped, longer than "
           f"{limit} tokens")
     if not kept:
         raise InputError(f"{path}: no comparison of at most {limit} tokens")
+    if not any(map(has_pairs, kept)):
+        first = f" of the first {most}" if most else ""
+        raise InputError(f"{path}: no two completions{first} differ in rank")
     return kept
 
 
@@ -269,8 +277,6 @@ def main(config):
     limit = min(config.max_tokens, reward_model.config.n_ctx)
     rankings = load_rankings(config.comparisons, tokenizer, limit, config.limit)
     valid = load_rankings(config.valid, tokenizer, limit, config.limit) if config.valid else []
-    if not any(map(has_pairs, rankings)):
-        raise InputError(f"{config.comparisons}: no two completions differ in rank")
     demonstrations = load_demonstrations(
         config.demonstrations, tokenizer, limit, config.bias_demonstrations) \
         if config.demonstrations else []

@@ -51,16 +51,14 @@ class Claims:
 
     def add(self, section, text, paper, seeds, line=(0.0,), unit="points", alone=True, **how):
         """`seeds`: the units of each seed, for `evaluate.bootstrap` and `how` it takes them, if
-        there are any, or a list of such units, of five folds; where one `alone` has an interval
-        without width, it decides nothing."""
+        there are any; where one `alone` has an interval without width, it decides nothing."""
         if not seeds:
             return
-        folds = [units if isinstance(units, list) else [units] for units in seeds]
-        triple = bootstrap(*sum(folds, []), **how)
+        triple = bootstrap(*seeds, **how)
         if unit in LOWEST:
             triple = share(triple, LOWEST[unit])
-        each = [verdict(bootstrap(*units, **how), *line) if alone else "not decided"
-                for units in folds]
+        each = [verdict(bootstrap(units, **how), *line) if alone else "not decided"
+                for units in seeds]
         self.found.append({"section": section, "claim": text, "paper": paper,
                            "measured": triple,
                            "line": list(line), "unit": unit, "seeds": each,
@@ -77,7 +75,7 @@ class Claims:
         units are drawn together."""
         unit = unit or {"reward": "reward", "text_loss": "nats/token"}.get(what, "points")
         self.add(section, text, paper, [
-            np.stack([r.observe(m)[what] for m in models], 1) for r in self.study.runs
+            r.paired(what, models) for r in self.study.runs
             if all(r.has(m) and what in r.observe(m) for m in models)],
             line, unit, statistic=lambda units_NM: statistic(*units_NM.mean(0)),
             beside=beside(2, ANSWERS.get(what, 1)) if unit == "points" else ())
@@ -207,12 +205,13 @@ def alignment_tax(s, claims):
     claims.differ("4.2", "PPO-ptx still lags behind GPT on one few-shot task, copying",
                   "DROP, SQuADv2", "few_shot_copying", less, ptx, base)
     claims.differ("4.2", "PPO-ptx spares more than half of the pretraining loss that PPO gives up",
-                  "–", "text_loss", spared, ptx, ppo, base, line=(0.5,), unit="part")
+                  "–", "text_loss", lambda ptx, ppo, base: part(ppo - ptx, ppo - base), ptx, ppo, base,
+                  line=(0.5,), unit="part")
 
 
-def spared(model, worst, best):
-    """The part of the way from the worst to the best at which a model stands."""
-    return (worst - model) / (worst - best) if worst != best else 0.0
+def part(some, whole):
+    """How much of the whole some is; none where there is nothing to have a part of."""
+    return some / whole if whole > 0 else 0.0
 
 
 def reward_models(s, claims):
@@ -222,28 +221,31 @@ def reward_models(s, claims):
                    [u for r in s.runs if (u := r.accuracy(group)) is not None], (0.5,), "accuracy",
                    statistic=pairs_right)
     for folder, which in s.comparisons().items():
-        folds = [(own, other) for r in s.runs if (own := r.folds(f"{folder}within")) is not None
-                 and (other := r.folds(f"{folder}fold")) is not None]
+        both = [np.concatenate([own, other], 2) for r in s.runs
+                if (own := r.folds(f"{folder}within")) is not None
+                and (other := r.folds(f"{folder}fold")) is not None]
         claims.add("4.1", "it predicts a group of labelers that it has not seen a little less well"
-                   + which, "72.4, 69.6 %",
-                   [list(map(np.hstack, zip(own, other))) for own, other in folds], (0.0, 0.05),
-                   statistic=lambda units_N6: (pairs_right(units_N6[:, :3])
-                                               - pairs_right(units_N6[:, 3:])))
-        several = [(r.accuracy(folder + ("once" if folder else "training")),
-                    {kind: found for kind in ("epochs", "pairs")
-                     if (found := r.accuracy(folder + kind)) is not None}) for r in s.runs]
-        several = [(once, others) for once, others in several if once is not None]
-        for kind, text, paper, section in (
-                ("epochs", "a reward model of four epochs has a higher validation loss than one of "
+                   + which, "72.4, 69.6 %", both, (0.0, 0.05), **over_folds(
+                       lambda units_N6: pairs_right(units_N6) - pairs_right(units_N6[:, 3:])))
+        once = folder + ("once" if folder else "training")
+        epochs, pairs = ([u for r in s.runs if (u := r.accuracies(once, folder + kind)) is not None]
+                         for kind in ("epochs", "pairs"))
+        for units, text, paper, section in (
+                (epochs, "a reward model of four epochs has a higher validation loss than one of "
                  "one", "over-fits", "C.2"),
-                ("pairs", "one of shuffled pairs has a higher validation loss than one of K-wise "
+                (pairs, "one of shuffled pairs has a higher validation loss than one of K-wise "
                  "batches", "much worse", "3.5")):
-            claims.add(section, text + which, paper,
-                       [loss_of(others[kind]) - loss_of(once) for once, others in several
-                        if kind in others], unit="nats")
+            claims.add(section, text + which, paper, list(map(loss_above, units)), unit="nats")
         claims.add("3.5", f"K-wise batches predict better than shuffled pairs{which}", "much better",
-                   [np.column_stack([(once - others["pairs"])[:, 0], once[:, 1]])
-                    for once, others in several if "pairs" in others], statistic=ratio)
+                   [u.reshape(-1, 6) for u in pairs],
+                   statistic=lambda units_N6: pairs_right(units_N6) - pairs_right(units_N6[:, 3:]))
+
+
+def over_folds(statistic):
+    """How `bootstrap` takes a statistic of N×5×C units, of five folds of labelers: over their sums
+    for each prompt, and as the folds differ."""
+    return {"statistic": lambda units_N5C: statistic(units_N5C.sum(1)),
+            "folds": lambda units_N5C: [statistic(units_N5C[:, k]) for k in range(5)]}
 
 
 def pairs_right(units_N3):
@@ -251,19 +253,23 @@ def pairs_right(units_N3):
     return ratio(units_N3[:, :2])
 
 
-def loss_of(units_N3):
-    """Each prompt's mean loss over its pairs, as training has it, of those that have any."""
-    return units_N3[units_N3[:, 1] > 0, 2] / units_N3[units_N3[:, 1] > 0, 1]
+def loss_above(units_N23):
+    """For each prompt that has pairs, the second model's mean loss over them less the first's: a
+    mean over prompts, as in training."""
+    kept_n23 = units_N23[(units_N23[:, :, 1] > 0).all(1)]
+    loss_n2 = kept_n23[:, :, 2] / kept_n23[:, :, 1]
+    return loss_n2[:, 1] - loss_n2[:, 0]
 
 
 def sweeps_of_coefficients(s, claims):
     """Figures 33, 34 and 36 (which has pretraining gradients, too)."""
     small = s.smallest
     ptx, base, ppo = small("ppo_ptx"), small("base"), small("ppo")
-    # at 30 the paper's own does both; here it is another coefficient, under another normalisation
+    # the paper's own is about 30, of a sum that it does not define (README, deviation 6)
     for model, called, paper in (ptx, "1", "Fig. 33"), (small("ptx_30"), "30", "–"):
         claims.differ("4.2", f"a pretraining coefficient of {called} keeps more than nine tenths of "
-                      "the reward that PPO gains over its start", paper, "reward", spared,
+                      "the reward that PPO gains over its start", paper, "reward",
+                      lambda model, start, ppo: part(model - start, ppo - start),
                       model, small("start"), ppo, line=(0.9,), unit="part")
         claims.differ("4.2", f"a pretraining coefficient of {called} brings few-shot tasks back, to "
                       "within 5 points of GPT", paper, "few_shot", more, model, base,
@@ -314,8 +320,8 @@ def over_optimised(s, claims):
     kept = [s.smallest(f"no_kl-{n}") for n in iterations]
     falls, rises, peaks = [], [], []
     for r in (r for r in s.runs if len(kept) > 1 and all(map(r.has, kept))):
+        rewards = r.paired("reward", [*kept, s.smallest("sft")])[:, :-1]
         wins = np.stack([r.wins(m, s.smallest("sft")) for m in kept], 1)
-        rewards = np.stack([r.observe(m)["reward"] for m in kept], 1)
         peak = int(wins[::2, :-1].mean(0).argmax())
         peaks.append(str(iterations[peak]))
         falls.append(wins[1::2, peak] - wins[1::2, -1])

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from common import InputError, alone, read_checkpoint, required, run, setting
-from data.claims import ANSWERS, FEW_SHOT, GROUPS, claims, pairs_right, share
+from data.claims import ANSWERS, FEW_SHOT, GROUPS, claims, over_folds, pairs_right, share
 from data.labelers import (RULE, agreements, check_key, choose, for_evaluation, quality,
                            read_completions, toxic, truthful)
 from data.readers import as_row, read_prompts, write_files
@@ -66,7 +66,7 @@ class Run:
         self.folder, self.config = Path(folder), config
         path = self.folder / "data" / "prompts.test.jsonl"
         self.prompts = [as_row(prompt) for prompt in read_prompts(path)]
-        self.judged = "key" in self.prompts[0]  # are there labelers to ask?
+        self.judged = any("key" in prompt for prompt in self.prompts)  # are there labelers to ask?
         for number, prompt in enumerate(self.prompts if self.judged else [], 1):
             check_key(path, number, prompt.get("key"))
         self.seed = self.prompts[0]["key"]["world"] if self.judged else None
@@ -103,6 +103,8 @@ class Run:
                                  f"{of[unit['row']]['kind']}; expected one of {unit['kind']}")
         if not found["test"]:
             raise InputError(f"{self.path(model)}: no answer to a test prompt; expected some")
+        for kind in found.keys() - UNITS:  # models are compared prompt by prompt
+            found[kind].sort(key=lambda unit: unit["row"])
         return found
 
     def wins(self, one, other, group="training"):
@@ -116,6 +118,20 @@ class Run:
                            *([answers[i] for i in rows] for answers in said),
                            self.labelers[group], f"{self.config.seed} {self.seed}",
                            self.config.judges)
+
+    def paired(self, what, models):
+        """units_NM of one measure, a row for each thing that all models did. Raises InputError
+        where they did not do the same."""
+        def rows(model):
+            return {kind: len(units) if kind in UNITS else [u["row"] for u in units]
+                    for kind, units in self.answers(model).items() if units}
+        for model in models[1:]:
+            one, other = rows(models[0]), rows(model)
+            for kind in one.keys() & other.keys():
+                if one[kind] != other[kind]:
+                    raise InputError(f"{self.path(model)}: its units of {kind} are not those of "
+                                     f"{self.path(models[0])}; expected the same in both")
+        return np.stack([self.observe(m)[what] for m in models], 1)
 
     def observe(self, model):
         """{measure: units} of one model: Tables 3 and 4's questions, truth, toxicity, the tax."""
@@ -179,7 +195,8 @@ class Run:
 
     def accuracy(self, name):
         """Per comparison, of a file in `accuracy` or `few/accuracy`: pairs ordered as the labeler
-        does, pairs, the loss summed over them. None where there is no such file."""
+        does, pairs, the loss summed over them. None where there is no such file. Raises InputError
+        for figures that no reward model has."""
         folder, _, name = name.rpartition("/")
         path = self.folder / folder / "accuracy" / f"{name}.jsonl"
         if not path.exists():
@@ -188,24 +205,33 @@ class Run:
         if not units or not all(isinstance(u.get(k), kind) for u in units for k, kind in
                                 (("right", int), ("pairs", int), ("loss", (int, float)))):
             raise InputError(f"{path}: expected right, pairs and loss of comparisons")
-        return np.array([[u["right"], u["pairs"], u["loss"]] for u in units])
+        units_N3 = np.array([[u["right"], u["pairs"], u["loss"]] for u in units])
+        right_N, pairs_N, _ = units_N3.T
+        if not (np.isfinite(units_N3).all() and (right_N >= 0).all() and (right_N <= pairs_N).all()
+                and pairs_N.any()):
+            raise InputError(f"{path}: expected right from 0 to pairs, and some pairs")
+        return units_N3
 
-    def folds(self, name):
-        """The same of each of the five folds of labelers; None where one is missing. Five groups
-        and five models differ as seeds do, and the prompts are the same: `bootstrap` takes them as
-        it does seeds."""
-        units = [self.accuracy(f"{name}-{group}") for group in "ABCDE"]
+    def accuracies(self, *names):
+        """The same of several, N×M×3. None where one is missing; raises InputError where they are
+        not of as many comparisons."""
+        units = [self.accuracy(name) for name in names]
         if any(u is None for u in units):
             return None
-        if len({len(u) for u in units}) > 1:
-            raise InputError(f"{self.folder / 'accuracy'}: {name}-A to {name}-E have units of "
-                             "different prompts; expected the same in all")
-        return units
+        for name, one in zip(names, units):
+            if len(one) != len(units[0]):
+                raise InputError(f"{self.folder}: the accuracy {name} has {len(one)} comparisons; "
+                                 f"expected {len(units[0])}, as {names[0]} has")
+        return np.stack(units, 1)
+
+    def folds(self, name):
+        """The same of the five folds of labelers, whose completions all have in common."""
+        return self.accuracies(*(f"{name}-{group}" for group in "ABCDE"))
 
     def few(self):
         """How many comparisons the reward models of few were trained on; 0 where there are none."""
         path = self.folder / FEW / "reward-once.pt"
-        return read_checkpoint(path)["config"]["limit"] if path.exists() else 0
+        return read_checkpoint(path)["config"].get("limit", 0) if path.exists() else 0
 
     def agreement(self, group, items=800):
         """Per comparison prompt of the run, two labelers' (pairs ordered alike, pairs without a
@@ -310,10 +336,10 @@ class Study:
                 found[f"accuracy_{name}"] = share(bootstrap(*units, statistic=pairs_right))
         for prefix in ("", FEW):  # five reward models, each without one group of labelers
             for name in ("within", "fold"):
-                units = sum((r.folds(prefix + name) or [] for r in self.runs), [])
+                units = [u for r in self.runs if (u := r.folds(prefix + name)) is not None]
                 if units:
                     found[f"{prefix}accuracy_{name}"] = share(bootstrap(
-                        *units, statistic=pairs_right))
+                        *units, **over_folds(pairs_right)))
         for name in GROUPS:
             if self.judged:
                 found[f"agreement_{name}"] = bootstrap(
@@ -368,7 +394,8 @@ class Study:
         """The iterations without KL whose policies were kept and have answered."""
         found = {path.stem for r in self.runs
                  for path in r.path(self.smallest("no_kl")).parent.glob("no_kl-*.jsonl")}
-        return sorted(int(name.removeprefix("no_kl-")) for name in found)
+        numbers = (name.removeprefix("no_kl-") for name in found)
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def without_kl(self):
         """The policy trained without KL for as many iterations as PPO, to compare with it; the last
@@ -406,6 +433,7 @@ class Study:
     def beside_best_of_n(self, run_, model, names):
         """{measure: units} of a model, and of best of n at its KL where that is within reach."""
         sft, kl = self.smallest("sft"), run_.observe(model)["kl"]
+        run_.paired("reward", [model, sft, *names])
         found = {"kl": kl, "reward": run_.observe(model)["reward"],
                  "win_rate": np.array(run_.wins(model, sft))}
         steps = [run_.observe(m)["kl"].mean() for m in names]
@@ -450,15 +478,21 @@ class Study:
 
     def epochs_of(self, stage, runs):
         """The lines of a reward model's metrics that end an epoch, with the mean training accuracy
-        of its batches, of each of the runs."""
+        of its batches, of each of the runs. Raises InputError where a number is missing."""
         found = []
         for run_ in runs:
             rows, batches = [], []
-            for row in run_.metrics(stage):
+            for number, row in enumerate(run_.metrics(stage), 1):
+                ends = "valid_accuracy" in row
+                for name in ("accuracy", "pairs", *(["valid_loss"] * ends)):
+                    if name not in row:
+                        raise InputError(f"{run_.folder / stage}.jsonl:{number}: no {name}; expected "
+                                         "one in each line of a reward model's")
                 batches.append((row["accuracy"], row["pairs"]))
-                if "valid_accuracy" in row:
+                if ends:
                     right = sum(accuracy * pairs for accuracy, pairs in batches)
-                    rows.append(row | {"train_accuracy": right / sum(p for _, p in batches)})
+                    pairs = max(1, sum(pairs for _, pairs in batches))
+                    rows.append(row | {"train_accuracy": right / pairs})
                     batches = []
             found.append(rows)
         return found
@@ -492,6 +526,8 @@ def main(config):
     """Write results.json, and report.md whose every number stands in it; print the tables."""
     if config.sizes and config.own not in config.sizes:
         raise InputError(f"--own {config.own}: expected one of --sizes {' '.join(config.sizes)}")
+    if twice := [run_ for run_ in config.runs if config.runs.count(run_) > 1]:
+        raise InputError(f"--runs: {twice[0]} stands twice; expected a folder for each seed")
     study, out = Study(config), Path(config.out)
     results = study.results()
     text, pages = markdown(results), sample_page(study)

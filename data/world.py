@@ -105,7 +105,7 @@ def generate(config):
     from data import people, webtext       # they write about a World
     world = World(config.seed)
 
-    def stream(name):       # each file its own random numbers: one's size changes no other
+    def stream(name):       # each file its own random numbers
         return random.Random(f"{name} {config.seed}")
     asked = people.Asked(world)
     return {

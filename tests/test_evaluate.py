@@ -631,10 +631,12 @@ def test_coefficients_are_held_against_the_right_models():
     losses = {"base": 1.0, "start": 1.2, "ppo": 2.0, "ppo_ptx": 1.25, "ptx_30": 1.5, "kl_1": 1.6,
               "kl_8": 1.375}
     rewards = {"start": -1.0, "ppo": 1.0, "ppo_ptx": 0.9, "ptx_30": 0.5}
+    def observe(model):
+        return {"text_loss": np.full(8, losses[model]), "few_shot": np.full(8, 0.5),
+                "reward": np.full(8, rewards.get(model, 0.0))}
     one = SimpleNamespace(
         has=lambda model: model in losses or model == "no_kl-4", wins=lambda *_: np.full(8, 0.75),
-        observe=lambda model: {"text_loss": np.full(8, losses[model]), "few_shot": np.full(8, 0.5),
-                               "reward": np.full(8, rewards.get(model, 0.0))})
+        observe=observe, paired=lambda what, models: np.stack([observe(m)[what] for m in models], 1))
     whole = SimpleNamespace(runs=[one], smallest=str, largest=str, kl_sweep=lambda: ["kl_1", "kl_8"],
                             without_kl=lambda: "no_kl-4")
     found = claims.Claims(whole)
@@ -652,7 +654,11 @@ def test_coefficients_are_held_against_the_right_models():
              "reproduced")):
         assert said[claim]["measured"] == pytest.approx([measured] * 3), claim
         assert said[claim]["verdict"] == verdict
-    assert claims.spared(1.0, 2.0, 2.0) == 0.0
+    losses |= {"ppo": 0.9, "ppo_ptx": 1.2}  # PPO gives up nothing: there is nothing to spare
+    rewards |= {"ppo": -2.0, "ppo_ptx": -3.0}
+    for part in (claims.sweeps_of_coefficients, claims.alignment_tax):
+        part(whole, found := claims.Claims(whole))
+        assert {c["verdict"] for c in found.found if c["unit"] == "part"} == {"not reproduced"}
 
 
 def test_the_rule_alone_has_no_taste(answered):
@@ -671,6 +677,44 @@ def test_the_rule_alone_has_no_taste(answered):
     assert min(judge_pairs(keys, good, ["Why?"] * len(keys), run.labelers["rule"])) == 1
 
 
+def test_models_are_compared_prompt_by_prompt(answered, tmp_path):
+    """Whatever the order of a file; where one has other prompts, more windows or fewer tasks, a line
+    says so instead."""
+    home = tmp_path / "world-1"
+    shutil.copytree(answered, home)
+    path = home / "answers" / "ppo_ptx.jsonl"
+    lines = (home / "answers" / "base.jsonl").read_text().splitlines(keepends=True)
+    path.write_text("".join(reversed(lines)))
+
+    def run():
+        return study.Run(home, study.StudyConfig(runs=(), out=""))
+    for what in ("reward", "toxic_none", "true"):
+        base, ptx = run().paired(what, ["base", "ppo_ptx"]).T
+        assert base.tolist() == ptx.tolist(), what
+    whole = study.Study(study.StudyConfig(runs=(str(home),), out=""))
+    for at, kind in ((0, "test"), (-1, "text")):
+        path.write_text("".join(lines[1:] if at == 0 else lines[:-1]))
+        assert json.loads(lines[at])["kind"] == kind
+        with pytest.raises(InputError, match=f"ppo_ptx.jsonl: its units of {kind} are not those of"):
+            run().paired("reward", ["base", "ppo_ptx"])
+        whole.runs = [run()]
+        with pytest.raises(InputError, match="expected the same in both"):
+            claims.claims(whole)
+
+
+def test_an_interval_over_folds_covers():
+    """Groups and models that differ, prompts that all folds share, pairs within a prompt alike."""
+    rng, inside = np.random.default_rng(0), 0
+    how = claims.over_folds(claims.pairs_right)
+    for _ in range(200):
+        of_N, of_5 = rng.normal(0, 0.15, 100), rng.normal(0, 0.02, 5)
+        right = rng.binomial(12, np.clip(0.65 + of_N[:, None] + of_5, 0, 1))
+        units = np.stack([right, np.full_like(right, 12), np.zeros_like(right)], 2)
+        _, low, high = bootstrap(units, draws=200, **how)
+        inside += low <= 0.65 <= high
+    assert inside >= 186
+
+
 def test_folds_are_five_and_differ_as_seeds_do(tmp_path):
     """Five labelers who rank the same completions are no five times as many prompts: groups and
     models that differ widen the interval, and any claim rests on five."""
@@ -681,18 +725,18 @@ def test_folds_are_five_and_differ_as_seeds_do(tmp_path):
         assert one.folds("fold") is None
         write(tmp_path / "accuracy" / f"fold-{group}.jsonl",
               [{"right": n, "pairs": 6, "loss": 4.0}, {"right": 1, "pairs": 1, "loss": 0.5}])
-    assert [fold.tolist() for fold in one.folds("fold")] == [
-        [[n, 6, 4.0], [1, 1, 0.5]] for n in range(5)]
-    spread = np.std([(n + 1) / 7 for n in range(5)], ddof=1) / math.sqrt(5)
-    figure, low, high = bootstrap(*one.folds("fold"), statistic=claims.pairs_right)
-    assert figure == pytest.approx(15 / 35) and high - low > 2 * 2.7 * spread  # t of 4: 2.776
-    found = claims.Claims(None)
-    found.add("", "", "", [one.folds("fold")] * 2, (0.4,), "accuracy", statistic=claims.pairs_right)
-    assert found.found[0]["seeds"] == ["not decided"] * 2
-    assert found.found[0]["measured"] == bootstrap(*one.folds("fold"), *one.folds("fold"),
-                                                   statistic=claims.pairs_right)
+    units = one.folds("fold")
+    assert units.shape == (2, 5, 3) and units[:, :, 0].tolist() == [[0, 1, 2, 3, 4], [1] * 5]
+    shares = [(n + 1) / 7 for n in range(5)]
+    how = claims.over_folds(claims.pairs_right)
+    figure, low, high = bootstrap(units, **how)
+    assert figure == pytest.approx(15 / 35)
+    assert high - low > 2 * 2.7 * np.std(shares, ddof=1) / math.sqrt(5)  # t of 4: 2.776
+    spread = bootstrap(units, statistic=how["statistic"])
+    assert high - low > spread[2] - spread[1]
+    assert bootstrap(units, units, **how) == bootstrap(units, units, statistic=how["statistic"])
     write(tmp_path / "accuracy" / "fold-C.jsonl", [{"right": 1, "pairs": 6, "loss": 4}])
-    with pytest.raises(InputError, match="different prompts"):
+    with pytest.raises(InputError, match="fold-C has 1 comparisons; expected 2, as fold-A has"):
         one.folds("fold")
 
 
