@@ -432,7 +432,7 @@ reward "$REWARD_INIT" "$RUN/reward.pt" "$DATA/comparisons.train.jsonl" \
 
 if [ $VERB = world ]; then
     say "6. to 9. The SFT baseline; PPO, and PPO-ptx with pretraining gradients; all their answers" \
-        "Side by side, about 8 minutes. SFT keeps the epoch whose answers the reward model likes" \
+        "Side by side, about 6 minutes. SFT keeps the epoch whose answers the reward model likes" \
         "best; in PPO expect reward and KL to rise. Every model answers test prompts and probes." \
         "Further reward models, of $FEW comparisons: folds of labelers, four epochs, shuffled pairs."
     side_by_side ppo_ptx ppo sft base accuracy few-{pairs,epochs,A,B,C,D,E,once}
