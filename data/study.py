@@ -8,11 +8,12 @@ A run's folder holds one seed's world, the reward model and the models of one si
 answers in `answers/NAME.jsonl`; models of further sizes lie in folders below it, named after the
 size, those of the sweeps among the smallest's. A model is named by its path: "ppo", "mini-l/sft".
 
-Every number is [figure, low, high], a 95 % interval by `evaluate.bootstrap`: prompts drawn anew, and
-Student's t over seeds. A claim of the paper is *reproduced* where the whole interval lies on the
-claim's side of its line, *not reproduced* where it lies on the other, and *not decided* between. A
-sweep holds the seeds that have all of its rows, and says how many; a size that a seed lacks is left
-out, but for the largest GPT, which need not have been tuned.
+Every number is [figure, low, high], a 95 % interval by `evaluate.bootstrap`: prompts drawn anew,
+and Student's t over seeds, or over the five folds of labelers where one seed has them. A claim of
+the paper is *reproduced* where the whole interval lies on the claim's side of its line, *not
+reproduced* where it lies on the other, and *not decided* between. A sweep holds the seeds that have
+all of its rows, and says how many; a size that a seed lacks is left out, but for the largest GPT,
+which need not have been tuned.
 """
 
 import json
