@@ -15,7 +15,10 @@ def test_every_wrong_edit_applies_to_the_code_as_it_is(tmp_path):
         copy.parent.mkdir(exist_ok=True)
         copy.write_bytes((ROOT / edit.file).read_bytes())
         mutate.apply(edit, tmp_path)
-        compile(copy.read_text(), edit.file, "exec")
+        if edit.file.endswith(".py"):
+            compile(copy.read_text(), edit.file, "exec")
+        else:
+            subprocess.run(["bash", "-n", copy], check=True)
     assert len(mutate.EDITS) >= 60
     assert len({(e.file, e.new, e.old) for e in mutate.EDITS}) == len(mutate.EDITS)
     for edit in mutate.EDITS:
