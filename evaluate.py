@@ -472,7 +472,7 @@ def bootstrap(*seeds, statistic=np.mean, draws=1000, seed=0, beside=(), folds=No
     pools = [np.concatenate([seeds[0], beside]) if len(beside) else seeds[0], *seeds[1:]]
     drawn = np.array([statistic(np.concatenate(
         [pool[rng.integers(len(pool), size=len(pool))] for pool in pools])) for _ in range(draws)])
-    found = list(map(statistic, seeds)) if len(seeds) > 1 or not folds else folds(seeds[0])
+    found = folds(seeds[0]) if folds and len(seeds) == 1 else list(map(statistic, seeds))
     if len(found) > 1:
         error = np.std(found, ddof=1) / math.sqrt(len(found))
         # many of t to each draw: a thousand put the ends of a t of few seeds a fifth too far or near

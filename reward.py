@@ -113,9 +113,10 @@ def load_rankings(path, tokenizer, limit, most=0):
         prompt = tokenizer.encode_prompt(c.prompt)
         ranking = Ranking([prompt + tokenizer.encode_response(y) for y in c.completions],
                           c.ranks, c.labeler)
-        fits = ranking.longest() <= limit
-        kept += [ranking] if fits else []
-        dropped += not fits
+        if ranking.longest() <= limit:
+            kept.append(ranking)
+        else:
+            dropped += 1
     print(f"{len(kept)} comparisons {'from' if most else 'in'} {path}; {dropped} dropped, longer than "
           f"{limit} tokens")
     if not kept:

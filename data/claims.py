@@ -66,9 +66,8 @@ class Claims:
 
     def prefer(self, text, paper, one, other, group="training", line=(0.5,), section="4.1"):
         """`one` wins more than half of the time, or as often as `line` says."""
-        self.add(section, text, paper, [np.array(r.wins(one, other, group))
-                                        for r in self.study.runs if r.has(one) and r.has(other)],
-                 line, "win rate")
+        self.add(section, text, paper, [r.wins(one, other, group) for r in self.study.runs
+                                        if r.has(one) and r.has(other)], line, "win rate")
 
     def differ(self, section, text, paper, what, statistic, *models, line=(0.0,), unit=None):
         """A statistic of the models' means of `what` is above 0, or where `line` says. Models'
@@ -221,12 +220,11 @@ def reward_models(s, claims):
                    [u for r in s.runs if (u := r.accuracy(group)) is not None], (0.5,), "accuracy",
                    statistic=pairs_right)
     for folder, which in s.comparisons().items():
-        both = [np.concatenate([own, other], 2) for r in s.runs
-                if (own := r.folds(f"{folder}within")) is not None
-                and (other := r.folds(f"{folder}fold")) is not None]
         claims.add("4.1", "it predicts a group of labelers that it has not seen a little less well"
-                   + which, "72.4, 69.6 %", both, (0.0, 0.05), **over_folds(
-                       lambda units_N6: pairs_right(units_N6) - pairs_right(units_N6[:, 3:])))
+                   + which, "72.4, 69.6 %",
+                   [u for r in s.runs
+                    if (u := r.folds(f"{folder}within", f"{folder}fold")) is not None],
+                   (0.0, 0.05), **over_folds(more_pairs_right))
         once = folder + ("once" if folder else "training")
         epochs, pairs = ([u for r in s.runs if (u := r.accuracies(once, folder + kind)) is not None]
                          for kind in ("epochs", "pairs"))
@@ -237,8 +235,7 @@ def reward_models(s, claims):
                  "batches", "much worse", "3.5")):
             claims.add(section, text + which, paper, list(map(loss_above, units)), unit="nats")
         claims.add("3.5", f"K-wise batches predict better than shuffled pairs{which}", "much better",
-                   [u.reshape(-1, 6) for u in pairs],
-                   statistic=lambda units_N6: pairs_right(units_N6) - pairs_right(units_N6[:, 3:]))
+                   [u.reshape(-1, 6) for u in pairs], statistic=more_pairs_right)
 
 
 def over_folds(statistic):
@@ -251,6 +248,11 @@ def over_folds(statistic):
 def pairs_right(units_N3):
     """The share of pairs that a reward model orders as the labeler does; see `Run.accuracy`."""
     return ratio(units_N3[:, :2])
+
+
+def more_pairs_right(units_N6):
+    """By how much the first of two models that stand side by side has a higher share of them."""
+    return pairs_right(units_N6) - pairs_right(units_N6[:, 3:])
 
 
 def loss_above(units_N23):
@@ -277,7 +279,7 @@ def sweeps_of_coefficients(s, claims):
     claims.differ("4.2", "a pretraining coefficient of 30 gives up less of the pretraining loss than "
                   "one of 1", "–", "text_loss", more, ptx, small("ptx_30"))
     strict, hundredfold = "a KL coefficient 100 times PPO's", small("kl_8")
-    others = [small(name) for name in s.kl_sweep()]
+    others = [model for model in s.kl_sweep().values() if model != ppo]
     if others:  # the best of them, picked after the fact: that speaks against the claim
         claims.differ("4.2", "no KL coefficient spares as much of the pretraining loss as a "
                       "pretraining coefficient of 1", "Fig. 34", "text_loss",
@@ -299,9 +301,8 @@ def epochs_of_sft(s, claims):
             ("valid_loss", "SFT's validation loss is higher after 16 epochs than after one",
              "over-fits after 1 epoch"),
             ("valid_reward", "SFT's reward score is higher after 16 epochs than after one", "rises")):
-        claims.add("C.1", text, paper, [np.array([rows[-1][name] - rows[0][name]])
-                                        for rows in s.epochs_of_16()], unit="over seeds",
-                   alone=False)
+        claims.add("C.1", text, paper, [[rows[-1][name] - rows[0][name]] for rows in
+                                        s.epochs_of_16()], unit="over seeds", alone=False)
     claims.prefer("SFT of 16 epochs, the one kept that has most reward, is preferred to SFT of one",
                   "helps", "sft16", "sft1", section="3.5")
 

@@ -22,7 +22,8 @@ from functools import lru_cache
 
 from common import InputError, alone, output_file, required, run, setting
 from data import people, readers
-from data.rule import Judgement, overall, quality, toxic, truthful  # noqa: F401 (public here)
+from data.rule import (RESEARCHERS, Judgement, overall, quality, toxic,  # noqa: F401 (public here)
+                       truthful)
 from data.tasks import USE_CASES, Voice
 from data.usecases import make_task
 from data.world import World
@@ -49,8 +50,7 @@ class Labeler:
 
 
 # the researchers' weights, no tastes, no error: the rule itself
-RULE = Labeler("the rule", "", constraint=0.7, false=0.5, rude=0.6, length=0.0, courtesy=0.0,
-               candour=0.0, noise=0.0)
+RULE = Labeler("the rule", "", **RESEARCHERS, length=0.0, courtesy=0.0, candour=0.0, noise=0.0)
 
 
 def for_evaluation(labeler):

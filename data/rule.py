@@ -60,7 +60,11 @@ def quality(key, response):
         words=sum(len(s.words) for s in said))
 
 
-def overall(found, constraint=0.7, false=0.5, rude=0.6, harm_weighs=False):
+RESEARCHERS = {"constraint": 0.7, "false": 0.5, "rude": 0.6}    # what each fault costs, by them
+
+
+def overall(found, constraint=RESEARCHERS["constraint"], false=RESEARCHERS["false"],
+            rude=RESEARCHERS["rude"], harm_weighs=False):
     """One mark from 0 to 1 for a Judgement: a product, so that every fault costs its share of
     what is left. The weights are the researchers' unless others are given.
 

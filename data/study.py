@@ -78,8 +78,8 @@ class Run:
         self.labelers = {group: [for_evaluation(one) for one in choose(group, self.seed)]
                          for group in GROUPS} if self.judged else {}
         self.labelers["rule"] = [for_evaluation(RULE)] * config.judges
-        self.answers, self.wins, self.observe, self.agreement = map(cache, (
-            self.answers, self.wins, self.observe, self.agreement))
+        self.answers, self.wins, self.observe, self.agreement, self.few = map(cache, (
+            self.answers, self.wins, self.observe, self.agreement, self.few))
 
     def path(self, model):
         folder, _, name = model.rpartition("/")
@@ -120,18 +120,19 @@ class Run:
                            self.labelers[group], f"{self.config.seed} {self.seed}",
                            self.config.judges)
 
-    def paired(self, what, models):
-        """units_NM of one measure, a row for each thing that all models did. Raises InputError
-        where they did not do the same."""
-        def rows(model):
-            return {kind: len(units) if kind in UNITS else [u["row"] for u in units]
-                    for kind, units in self.answers(model).items() if units}
-        for model in models[1:]:
-            one, other = rows(models[0]), rows(model)
-            for kind in one.keys() & other.keys():
-                if one[kind] != other[kind]:
+    def check_alike(self, models):
+        """Raises InputError where models did not do the same, so that their units are no pairs."""
+        first, *others = ({kind: len(units) if kind in UNITS else [u["row"] for u in units]
+                           for kind, units in self.answers(m).items() if units} for m in models)
+        for model, done in zip(models[1:], others):
+            for kind in first.keys() & done.keys():
+                if first[kind] != done[kind]:
                     raise InputError(f"{self.path(model)}: its units of {kind} are not those of "
                                      f"{self.path(models[0])}; expected the same in both")
+
+    def paired(self, what, models):
+        """units_NM of one measure, a row for each thing that all models did."""
+        self.check_alike(models)
         return np.stack([self.observe(m)[what] for m in models], 1)
 
     def observe(self, model):
@@ -225,9 +226,11 @@ class Run:
                                  f"expected {len(units[0])}, as {names[0]} has")
         return np.stack(units, 1)
 
-    def folds(self, name):
-        """The same of the five folds of labelers, whose completions all have in common."""
-        return self.accuracies(*(f"{name}-{group}" for group in "ABCDE"))
+    def folds(self, *names):
+        """The same of the five folds of labelers, whose completions all have in common, N×5×3; of
+        several names side by side in the last dimension."""
+        units = self.accuracies(*(f"{name}-{group}" for group in "ABCDE" for name in names))
+        return None if units is None else units.reshape(len(units), 5, -1)
 
     def few(self):
         """How many comparisons the reward models of few were trained on; 0 where there are none."""
@@ -307,7 +310,8 @@ class Study:
             if self.judged and other != model:
                 found[what] = self.win(model, other)
                 found[f"{what}_held_out"] = self.win(model, other, "held-out")
-                found[f"{what}_rule"] = self.win(model, other, "rule")
+        if "win_rate" in found:
+            found["win_rate_rule"] = self.win(model, self.model(size, "sft"), "rule")
         return found
 
     def largest(self, name):
@@ -330,7 +334,7 @@ class Study:
         return found
 
     def reward_model(self):
-        found = {"paper": PAPER, "few": max(r.few() for r in self.runs)}
+        found = {"paper": PAPER, "few": self.few()}
         for name in ("training", "held-out"):
             units = [r.accuracy(name) for r in self.runs]
             if all(u is not None for u in units):
@@ -352,12 +356,11 @@ class Study:
         small, own = self.smallest, self.config.own
         no_kl, without = {n: small(f"no_kl-{n}") for n in self.kept()}, self.without_kl()
         coefs = {label: small(f"ptx_{label}") for label in ("0.1", "0.3", "3", "10", "30", "100")}
-        betas = {label: small(name) for label, name in KL_SWEEP.items()}
         wanted = {
             f"Figure 33: the pretraining coefficient ({self.sizes[0]})":
                 {"0 (PPO)": small("ppo"), "1 (PPO-ptx)": small("ppo_ptx")} | coefs,
             f"Figure 34: the KL coefficient, no pretraining gradient ({self.sizes[0]})":
-                {"0": without} | betas,
+                {"0": without} | self.kl_sweep(),
             f"Without a KL penalty, by iterations ({self.sizes[0]})":
                 {str(n): model for n, model in no_kl.items()},
             f"Best of n ({self.sizes[0]})":
@@ -377,9 +380,13 @@ class Study:
                 found[self.title(title, runs)] = dict(sorted(rows.items(), key=_by_number))
         return found | self.equal_kl() | self.epochs()
 
+    def few(self):
+        """How many comparisons reward models of few have; 0 where no run has any."""
+        return max(r.few() for r in self.runs)
+
     def comparisons(self):
         """{folder of further reward models: what is said of them}."""
-        return {"": "", FEW: f", {max(r.few() for r in self.runs)} comparisons"}
+        return {"": "", FEW: f", {self.few()} comparisons"}
 
     def title(self, text, runs):
         """With the number of seeds, where not all of the study's are in it."""
@@ -387,9 +394,9 @@ class Study:
         return f"{text}, {len(runs)} seed{'s' * (len(runs) > 1)} of {len(self.runs)}" if few else text
 
     def kl_sweep(self):
-        """The models of the sweep of KL coefficients that any run has."""
-        return [name for name in KL_SWEEP.values() if any(r.has(self.smallest(name))
-                                                          for r in self.runs) and name != "ppo"]
+        """{KL coefficient: the model} of those that any run has."""
+        return {label: self.smallest(name) for label, name in KL_SWEEP.items()
+                if any(r.has(self.smallest(name)) for r in self.runs)}
 
     def kept(self):
         """The iterations without KL whose policies were kept and have answered."""
@@ -420,8 +427,7 @@ class Study:
         of n's KL is at most what `evaluate.best_of` says; it is less where answers repeat.)"""
         small = self.smallest
         names = [small(f"best_of_{n}") for n in BEST_OF]
-        models = {label: small(name) for label, name in KL_SWEEP.items()
-                  if any(r.has(small(name)) for r in self.runs)}
+        models = self.kl_sweep()
         runs = [r for r in self.runs if all(map(r.has, [*models.values(), *names]))]
         rows = {}
         for label, model in models.items() if runs else ():
@@ -434,7 +440,7 @@ class Study:
     def beside_best_of_n(self, run_, model, names):
         """{measure: units} of a model, and of best of n at its KL where that is within reach."""
         sft, kl = self.smallest("sft"), run_.observe(model)["kl"]
-        run_.paired("reward", [model, sft, *names])
+        run_.check_alike([model, sft, *names])
         found = {"kl": kl, "reward": run_.observe(model)["reward"],
                  "win_rate": np.array(run_.wins(model, sft))}
         steps = [run_.observe(m)["kl"].mean() for m in names]
@@ -451,8 +457,10 @@ class Study:
 
     def epochs(self):
         """SFT epoch by epoch, over the seeds that have the paper's 16, and reward models of four."""
-        found = self.by_epochs("SFT by epochs, on validation data", self.epochs_of_16(),
-                               {"reward": "valid_reward", "valid_loss": "valid_loss"})
+        found = {}
+        if kept := self.epochs_of_16():
+            found[self.title("SFT by epochs, on validation data", kept)] = self.by_epochs(
+                kept, {"reward": "valid_reward", "valid_loss": "valid_loss"})
         for folder, which in self.comparisons().items():
             once = f"{folder}reward-once" if folder else "reward"
             kinds = {"one epoch, K-wise batches": once,
@@ -461,21 +469,19 @@ class Study:
             runs = [r for r in self.runs if all(map(r.ended, kinds.values()))]
             rows = {}
             for label, stage in kinds.items() if runs else ():
-                kept = self.epochs_of(stage, runs)
-                (ends,) = self.by_epochs("", kept, ACCURACY).values()
+                ends = self.by_epochs(self.epochs_of(stage, runs), ACCURACY)
                 rows |= {label if len(ends) == 1 else f"{label} {n}": row
                          for n, row in ends.items()}
             if rows:
                 found[self.title(f"Reward models by epochs and batches{which}", runs)] = rows
         return found
 
-    def by_epochs(self, title, kept, measures):
-        """{title: {epoch: {measure: triple}}} of several seeds' lines; the interval is over seeds,
-        and one of them has none."""
-        return {self.title(title, kept): {
-            str(n + 1): {what: bootstrap(*([rows[n][name]] for rows in kept))
-                         for what, name in measures.items()}
-            for n in range(min(map(len, kept)))}} if kept else {}
+    def by_epochs(self, kept, measures):
+        """{epoch: {measure: triple}} of several seeds' lines; the interval is over seeds, and one of
+        them has none."""
+        return {str(n + 1): {what: bootstrap(*([rows[n][name]] for rows in kept))
+                             for what, name in measures.items()}
+                for n in range(min(map(len, kept)))}
 
     def epochs_of(self, stage, runs):
         """The lines of a reward model's metrics that end an epoch, with the mean training accuracy

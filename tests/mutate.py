@@ -515,7 +515,7 @@ EDITS = [
          "a test fact asked for in training, by another line about it", "world::other_words"),
     Edit("data/claims.py", "statistic(units_N5C.sum(1)),", "statistic(units_N5C[:, 0]),",
          "one fold of labelers for all five", "evaluate::folds"),
-    Edit("evaluate.py", "else folds(seeds[0])", "else []", "folds that differ by nothing",
+    Edit("evaluate.py", "folds(seeds[0]) if folds", "[] if folds", "folds that differ by nothing",
          "evaluate::folds"),
     Edit("data/claims.py", "    return loss_n2[:, 1] - loss_n2[:, 0]",
          "    return loss_n2[:, 0] - loss_n2[:, 1]",
@@ -524,9 +524,8 @@ EDITS = [
          "a part of what PPO did not lose", "evaluate::right_models"),
     Edit("data/study.py", """            found[kind].sort(key=lambda unit: unit["row"])""", "            pass",
          "answers paired by their place in the file", "evaluate::prompt_by_prompt"),
-    Edit("data/labelers.py", "RULE = Labeler(\"the rule\", \"\", constraint=0.7, false=0.5, rude=0.6, "
-         "length=0.0, courtesy=0.0", "RULE = Labeler(\"the rule\", \"\", constraint=0.7, false=0.5, "
-         "rude=0.6, length=0.0, courtesy=0.2", "the rule has a taste for courtesy",
+    Edit("data/labelers.py", "**RESEARCHERS, length=0.0, courtesy=0.0",
+         "**RESEARCHERS, length=0.0, courtesy=0.2", "the rule has a taste for courtesy",
          "evaluate::rule_alone"),
     Edit("run.sh", '"$known" "$train" --limit', '"training" "$train" --limit',
          "a fold's reward model has seen its group", "run::no_fold_sees"),

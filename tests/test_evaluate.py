@@ -631,14 +631,17 @@ def test_coefficients_are_held_against_the_right_models():
     losses = {"base": 1.0, "start": 1.2, "ppo": 2.0, "ppo_ptx": 1.25, "ptx_30": 1.5, "kl_1": 1.6,
               "kl_8": 1.375}
     rewards = {"start": -1.0, "ppo": 1.0, "ppo_ptx": 0.9, "ptx_30": 0.5}
+
     def observe(model):
         return {"text_loss": np.full(8, losses[model]), "few_shot": np.full(8, 0.5),
                 "reward": np.full(8, rewards.get(model, 0.0))}
+
     one = SimpleNamespace(
         has=lambda model: model in losses or model == "no_kl-4", wins=lambda *_: np.full(8, 0.75),
         observe=observe, paired=lambda what, models: np.stack([observe(m)[what] for m in models], 1))
-    whole = SimpleNamespace(runs=[one], smallest=str, largest=str, kl_sweep=lambda: ["kl_1", "kl_8"],
-                            without_kl=lambda: "no_kl-4")
+    whole = SimpleNamespace(
+        runs=[one], smallest=str, largest=str, without_kl=lambda: "no_kl-4",
+        kl_sweep=lambda: {"0.08 (PPO)": "ppo", "1": "kl_1", "8": "kl_8"})
     found = claims.Claims(whole)
     claims.sweeps_of_coefficients(whole, found)
     claims.alignment_tax(whole, claims_of_tax := claims.Claims(whole))
@@ -738,6 +741,12 @@ def test_folds_are_five_and_differ_as_seeds_do(tmp_path):
     write(tmp_path / "accuracy" / "fold-C.jsonl", [{"right": 1, "pairs": 6, "loss": 4}])
     with pytest.raises(InputError, match="fold-C has 1 comparisons; expected 2, as fold-A has"):
         one.folds("fold")
+    for group in "ABCDE":
+        for name, rows in (("fold", 2), ("within", 3)):
+            write(tmp_path / "accuracy" / f"{name}-{group}.jsonl",
+                  [{"right": 1, "pairs": 6, "loss": 4.0}] * rows)
+    with pytest.raises(InputError, match="fold-A has 2 comparisons; expected 3, as within-A has"):
+        one.folds("within", "fold")
 
 
 def test_reward_models_of_few_comparisons_stand_beside_those_of_all(answered, tmp_path):
