@@ -314,7 +314,7 @@ def _packed_product(blocks, bias, x):
 def positions_at_once(device):
     """Cached positions come in multiples of this: a GPU's kernels want their rows of even length,
     and a recorded step (`Replayed`) serves as long as the number stays."""
-    return 128 if device.type == "cuda" else 1
+    return 128 if device.type == "cuda" else 16
 
 
 class Replayed:

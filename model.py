@@ -95,78 +95,91 @@ def fused_attention(q_BHTd, k_BHSd, v_BHSd, mask=None):
         q_BHTd, k_BHSd, v_BHSd, attn_mask=mask, is_causal=mask is None)
 
 
-def attend_once(q_BH1d, k_BHSd, v_BHSd, bias_B11S):
+def attend_causally(q_BTHd, k_BTHd, v_BTHd, mask=None):
+    """The same in the order in which a layer's products leave a token's heads."""
+    q, k, v = (u.transpose(1, 2) for u in (q_BTHd, k_BTHd, v_BTHd))
+    return fused_attention(q, k, v, mask).transpose(1, 2)
+
+
+def attend_once(q_BHd, k_BHSd, v_BHSd, bias_B11S):
     """The same for one query a row, while sampling; bias_B11S is 0 where it may look, −∞ where
     not. There is no T×S matrix to avoid, and on a CPU three plain operations are the fastest."""
-    if q_BH1d.device.type != "cpu":
-        return F.scaled_dot_product_attention(q_BH1d, k_BHSd, v_BHSd, attn_mask=bias_B11S)
     B, H, S, d = k_BHSd.shape
+    if q_BHd.device.type != "cpu":
+        return F.scaled_dot_product_attention(q_BHd[:, :, None], k_BHSd, v_BHSd,
+                                              attn_mask=bias_B11S)[:, :, 0]
     scores = torch.baddbmm(bias_B11S.expand(B, H, 1, S).reshape(B * H, 1, S),
-                           q_BH1d.reshape(B * H, 1, d), k_BHSd.flatten(0, 1).transpose(1, 2),
+                           q_BHd.reshape(B * H, 1, d), k_BHSd.flatten(0, 1).transpose(1, 2),
                            alpha=1 / math.sqrt(d))
-    return (scores.softmax(-1) @ v_BHSd.flatten(0, 1)).view(B, H, 1, d)
+    return (scores.softmax(-1) @ v_BHSd.flatten(0, 1)).view(B, H, d)
 
 
 class KVCache:
     """Keys and values of every layer, S positions a row; each row writes at its own length.
 
-    `block`: attention looks at a multiple of so many positions (machine.positions_at_once)."""
+    Attention looks at all S, and a processor reads them without a gap: with gaps it takes twice as
+    long on a CPU. As the longest row grows, so does S, by `block` positions at a time."""
 
     def __init__(self, config, batch, positions, like, block=1):
         self.block = block
-        positions = -(-positions // block) * block
-        shape = (batch, config.n_head, positions, config.head_size)
+        shape = (batch, config.n_head, self.room(positions), config.head_size)
         self.keys = [like.new_zeros(shape) for _ in range(config.n_layer)]
         self.values = [like.new_zeros(shape) for _ in range(config.n_layer)]
 
-    def start(self, lens_B, rows_B):
+    def room(self, positions):
+        return -(-positions // self.block) * self.block
+
+    def start(self, lens_B, rows_B=None):
         """Row b goes on at position lens_B[b] after what row rows_B[b] holds so far; None: after its
         own. Where the next token's keys and values go is counted through all rows' heads. Beyond
         lens_B[b] a row still holds keys and values of its prompt's padding, and zeros: a bias of −∞
         hides them."""
-        for kept in (self.keys, self.values) if rows_B is not None else ():
-            for layer, old in enumerate(kept):  # one at a time: its memory serves the next
-                kept[layer] = old[rows_B]
-        (B, H, S, _), device = self.keys[0].shape, lens_B.device
         self.lens_B, self.longest = lens_B.clone(), int(lens_B.max())
+        more = max(0, self.room(self.longest + 1) - self.shown)
+        for kept in (self.keys, self.values) if more or rows_B is not None else ():
+            for layer, old in enumerate(kept):  # one at a time: its memory serves the next
+                kept[layer] = F.pad(old if rows_B is None else old[rows_B], (0, 0, 0, more))
+        (B, H, S, _), device = self.keys[0].shape, lens_B.device
         self.at_N = torch.arange(B * H, device=device) * S + lens_B.repeat_interleave(H)
         hidden_BS = torch.arange(S, device=device) > lens_B[:, None]
         self.bias_BS = self.keys[0].new_zeros(B, S).masked_fill_(hidden_BS, float("-inf"))
 
     def advance(self):
         """The next token is in, in every layer. Changes its tensors in place, as `decode` may have
-        been recorded with them."""
+        been recorded with them, until there are more positions."""
         self.lens_B += 1
+        self.longest += 1
+        if self.longest == self.shown:
+            self.start(self.lens_B)
+            return
         self.at_N += 1
         self.bias_BS.scatter_(1, self.lens_B[:, None], 0.0)
-        self.longest += 1
 
     @property
     def shown(self):
-        """Positions that attention looks at: all rows' pasts and the next token."""
-        return -(-(self.longest + 1) // self.block) * self.block
+        """Positions that attention looks at: all rows' pasts, the next token, and some hidden."""
+        return self.keys[0].shape[2]
 
-    def prefill(self, layer, q_BHPd, k_BHPd, v_BHPd):
+    def prefill(self, layer, q_BPHd, k_BPHd, v_BPHd):
         """Attention of the prompts among themselves, whose keys and values stay."""
-        P = k_BHPd.shape[2]
-        self.keys[layer][:, :, :P], self.values[layer][:, :, :P] = k_BHPd, v_BHPd
-        return fused_attention(q_BHPd, k_BHPd, v_BHPd)
+        for kept_BHSd, new_BPHd in (self.keys[layer], k_BPHd), (self.values[layer], v_BPHd):
+            kept_BHSd[:, :, :new_BPHd.shape[1]] = new_BPHd.transpose(1, 2)
+        return attend_causally(q_BPHd, k_BPHd, v_BPHd)
 
     def bias(self):
         """bias_BH1S of the next token's attention, in every layer: 0 on its row's past and itself,
         −∞ beyond. (A CPU's products want it head by head: it is copied once, not in each layer.)"""
-        bias_B11S = self.bias_BS[:, None, None, :self.shown]
+        bias_B11S = self.bias_BS[:, None, None]
         if bias_B11S.device.type != "cpu":
             return bias_B11S
         return bias_B11S.expand(-1, self.keys[0].shape[1], -1, -1).contiguous()
 
-    def attend(self, layer, bias_BH1S, q_BH1d, k_BH1d, v_BH1d):
+    def attend(self, layer, bias_BH1S, q_BHd, k_BHd, v_BHd):
         """Attention of one token a row to its row's past and itself, whose key and value stay."""
-        d, S = k_BH1d.shape[-1], bias_BH1S.shape[-1]
-        for kept_BHSd, new_BH1d in (self.keys[layer], k_BH1d), (self.values[layer], v_BH1d):
-            kept_BHSd.view(-1, d).index_copy_(0, self.at_N, new_BH1d.reshape(-1, d))
-        return attend_once(q_BH1d, self.keys[layer][:, :, :S], self.values[layer][:, :, :S],
-                           bias_BH1S)
+        d = k_BHd.shape[-1]
+        for kept_BHSd, new_BHd in (self.keys[layer], k_BHd), (self.values[layer], v_BHd):
+            kept_BHSd.view(-1, d).index_copy_(0, self.at_N, new_BHd.reshape(-1, d))
+        return attend_once(q_BHd, self.keys[layer], self.values[layer], bias_BH1S)
 
     def keep(self, alive_B):
         """Only the rows that are alive go on."""
@@ -183,15 +196,13 @@ class SelfAttention(nn.Module):
         self.n_head = config.n_head
         self.c_attn = nn.Linear(config.d_model, 3 * config.d_model)
         self.c_proj = nn.Linear(config.d_model, config.d_model)
-        self.attend = fused_attention
+        self.attend = attend_causally
 
-    def forward(self, x_BTD, attend=None):
-        """`attend(q, k, v)` instead of causal attention: a cache's method while sampling."""
-        B, T, D = x_BTD.shape
-        q, k, v = (u.view(B, T, self.n_head, -1).transpose(1, 2)
-                   for u in self.c_attn(x_BTD).split(D, dim=2))
-        y_BHTd = (attend or self.attend)(q, k, v)
-        return self.c_proj(y_BHTd.transpose(1, 2).reshape(B, T, D))
+    def forward(self, x, attend=None):
+        """x is B×T×D, or B×D while sampling. `attend(q, k, v)` instead of causal attention: a
+        cache's method; H×d stands for D in what it takes and returns."""
+        q, k, v = self.c_attn(x).view(*x.shape[:-1], 3, self.n_head, -1).unbind(-3)
+        return self.c_proj((attend or self.attend)(q, k, v).flatten(-2))
 
 
 class FeedForward(nn.Module):
@@ -200,8 +211,8 @@ class FeedForward(nn.Module):
         self.c_fc = nn.Linear(config.d_model, 4 * config.d_model)
         self.c_proj = nn.Linear(4 * config.d_model, config.d_model)
 
-    def forward(self, x_BTD):
-        return self.c_proj(F.gelu(self.c_fc(x_BTD), approximate="tanh"))
+    def forward(self, x):
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -211,9 +222,9 @@ class Block(nn.Module):
         self.ln_2, self.mlp = nn.LayerNorm(config.d_model), FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x_BTD, attend=None):
-        x_BTD = x_BTD + self.dropout(self.attn(self.ln_1(x_BTD), attend))
-        return x_BTD + self.dropout(self.mlp(self.ln_2(x_BTD)))
+    def forward(self, x, attend=None):
+        x = x + self.dropout(self.attn(self.ln_1(x), attend))
+        return x + self.dropout(self.mlp(self.ln_2(x)))
 
 
 class Decoder(nn.Module):
@@ -282,11 +293,11 @@ class Decoder(nn.Module):
 
             def attend_and_keep(q, k, v):
                 kept.extend((k, v))
-                return fused_attention(q, k, v)
+                return attend_causally(q, k, v)
 
             def attend_to_both(q, *own):
-                k, v = (torch.cat([u[prompt_of_M], w], 2) for u, w in zip(kept, own))
-                return fused_attention(q, k, v, mask_M1CS)
+                k, v = (torch.cat([u[prompt_of_M], w], 1) for u, w in zip(kept, own))
+                return attend_causally(q, k, v, mask_M1CS)
 
             return block.forward(x_NPD, attend_and_keep), block.forward(x_MCD, attend_to_both)
 
@@ -306,11 +317,10 @@ class Decoder(nn.Module):
     def decode(self, tokens_B, cache):
         """hidden_BD of each row's next token, at its position cache.lens_B; its keys and values are
         in the cache, which `advance` then makes count."""
-        x_B1D = (self.wte(tokens_B) + self.wpe(cache.lens_B))[:, None]
-        bias_BH1S = cache.bias()
+        x_BD, bias_BH1S = self.wte(tokens_B) + self.wpe(cache.lens_B), cache.bias()
         for layer, block in enumerate(self.h):
-            x_B1D = block.forward(x_B1D, partial(cache.attend, layer, bias_BH1S))
-        return self.ln_f(x_B1D)[:, 0]
+            x_BD = block.forward(x_BD, partial(cache.attend, layer, bias_BH1S))
+        return self.ln_f(x_BD)
 
 
 class WideProduct(torch.autograd.Function):
@@ -604,7 +614,7 @@ def sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
     prompts_nP, prompt_of_b = tokens_BT[rows_b, :P].unique(dim=0, return_inverse=True)
     if len(prompts_nP) == len(rows_b):  # as most often: in their own order nothing needs copying
         prompts_nP, prompt_of_b = tokens_BT[rows_b, :P], None
-    cache = KVCache(model.config, len(prompts_nP), P + R, like, positions_at_once(rows_b.device))
+    cache = KVCache(model.config, len(prompts_nP), P, like, positions_at_once(rows_b.device))
     decode = Replayed(partial(model.decoder.decode, cache=cache), rows_b.device)
     hidden_nPD = model.decoder.prefill(prompts_nP, cache)
     of_b = torch.arange(len(rows_b), device=rows_b.device) if prompt_of_b is None else prompt_of_b

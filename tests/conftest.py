@@ -24,12 +24,22 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes more than a few seconds; not in `run.sh test`")
 
 
-@pytest.fixture(autouse=True)
-def seeded():
-    """Every test starts from the same random state, whichever tests ran before it."""
+def seed_everything():
     random.seed(0)
     numpy.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def seeded_file():
+    """What a file's tests share is made from the same random state, too."""
+    seed_everything()
+
+
+@pytest.fixture(autouse=True)
+def seeded(seeded_file):
+    """Every test starts from the same random state, whichever tests ran before it."""
+    seed_everything()
 
 
 def sweep(examples):

@@ -131,7 +131,7 @@ def test_one_query_attends_as_the_definition_says():
     mask = (torch.arange(9) <= torch.tensor([[3], [8], [0]]))[:, None, None]
     bias = torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
     expected = attention(q, k, v, mask)
-    torch.testing.assert_close(attend_once(q, k, v, bias), expected)
+    torch.testing.assert_close(attend_once(q[:, :, 0], k, v, bias), expected[:, :, 0])
     torch.testing.assert_close(fused_attention(q, k, v, bias), expected)  # as it does on a GPU
 
 
