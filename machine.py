@@ -248,7 +248,7 @@ class without_weights(TorchFunctionMode):
             return function(*args, **(kwargs or {}))
 
 
-PACKED_FROM = 2**19  # elements of a matrix: below, a call costs more than it saves
+PACKED_FROM = 2**17  # elements of a matrix: below, a call costs more than it saves
 
 
 def product_dtype(weight):
@@ -280,19 +280,21 @@ def row_length(n, device):
 def packed(model, rows):
     """Within this context, on a CPU, a language model multiplies by copies of its large matrices,
     laid out in blocks that oneDNN reads as they lie: about twice as fast where a product has few
-    rows. Under autocast it unembeds by one copy, instead of rounding anew each time. For passes
-    without gradients, while the weights don't change; where torch was built without oneDNN and no
-    autocast is on it does nothing."""
+    rows, and with the GELU in the same pass. Under autocast it unembeds by one copy, instead of
+    rounding anew each time. For passes without gradients, while the weights don't change; where
+    torch was built without oneDNN and no autocast is on it does nothing."""
     weight, instead = model.decoder.wte.weight, []
     if torch.is_autocast_enabled(weight.device.type):
         low_DV = weight.detach().to(product_dtype(weight)).t()
         instead = [(model, "unembed", lambda x: wide_product(x.to(low_DV.dtype), low_DV))]
     elif weight.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        products = [(model, "unembed", weight, None)]
-        products += [(layer, "forward", layer.weight, layer.bias) for layer in model.modules()
-                     if isinstance(layer, nn.Linear)]
-        instead = [(owner, name, partial(_packed_product, _blocks(matrix, rows), bias))
-                   for owner, name, matrix, bias in products
+        products = [(model, "unembed", weight, None, "none")]
+        for block in model.decoder.h:
+            fc, others = block.mlp.c_fc, (block.attn.c_attn, block.attn.c_proj, block.mlp.c_proj)
+            products.append((block.mlp, "expand", fc.weight, fc.bias, "gelu"))
+            products += [(one, "forward", one.weight, one.bias, "none") for one in others]
+        instead = [(owner, name, partial(_packed_product, _blocks(matrix, rows), bias, after))
+                   for owner, name, matrix, bias, after in products
                    if matrix.dtype == torch.float32 and matrix.numel() >= PACKED_FROM]
     for owner, name, product in instead:
         setattr(owner, name, product)
@@ -307,13 +309,14 @@ def _blocks(matrix, rows):
     return torch.ops.mkldnn._reorder_linear_weight(matrix.detach(), rows)
 
 
-def _packed_product(blocks, bias, x):
-    return torch.ops.mkldnn._linear_pointwise(x, blocks, bias, "none", [], "")
+def _packed_product(blocks, bias, after, x):
+    return torch.ops.mkldnn._linear_pointwise(x, blocks, bias, after, [], "tanh")
 
 
 def positions_at_once(device):
-    """Cached positions come in multiples of this: a GPU's kernels want their rows of even length,
-    and a recorded step (`Replayed`) serves as long as the number stays."""
+    """Cached positions come in multiples of this: making room for more copies what is there. A
+    GPU's kernels want their rows of even length, too, and a recorded step (`Replayed`) serves as
+    long as the number stays."""
     return 128 if device.type == "cuda" else 16
 
 

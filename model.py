@@ -120,28 +120,39 @@ class KVCache:
     Attention looks at all S, and a processor reads them without a gap: with gaps it takes twice as
     long on a CPU. As the longest row grows, so does S, by `block` positions at a time."""
 
-    def __init__(self, config, batch, positions, like, block=1):
-        self.block = block
-        shape = (batch, config.n_head, self.room(positions), config.head_size)
-        self.keys = [like.new_zeros(shape) for _ in range(config.n_layer)]
-        self.values = [like.new_zeros(shape) for _ in range(config.n_layer)]
+    def __init__(self, block=1):
+        self.block, self.keys, self.values = block, [], []
 
     def room(self, positions):
         return -(-positions // self.block) * self.block
 
+    def prefill(self, q_BPHd, k_BPHd, v_BPHd):
+        """Attention of the prompts among themselves, whose keys and values stay: one layer's, after
+        those of the layers below."""
+        B, P, H, d = k_BPHd.shape
+        for kept, new_BPHd in (self.keys, k_BPHd), (self.values, v_BPHd):
+            kept.append(new_BPHd.new_zeros(B, H, self.room(P + 1), d))
+            kept[-1][:, :, :P] = new_BPHd.transpose(1, 2)
+        return attend_causally(q_BPHd, k_BPHd, v_BPHd)
+
     def start(self, lens_B, rows_B=None):
         """Row b goes on at position lens_B[b] after what row rows_B[b] holds so far; None: after its
-        own. Where the next token's keys and values go is counted through all rows' heads. Beyond
-        lens_B[b] a row still holds keys and values of its prompt's padding, and zeros: a bias of −∞
-        hides them."""
+        own."""
         self.lens_B, self.longest = lens_B.clone(), int(lens_B.max())
-        more = max(0, self.room(self.longest + 1) - self.shown)
-        for kept in (self.keys, self.values) if more or rows_B is not None else ():
+        self.lay_out(rows_B)
+
+    def lay_out(self, rows_B=None):
+        """Only these rows, with just the room that the longest one's next token needs. Where that
+        token's keys and values go is counted through all rows' heads. Beyond its length a row holds
+        keys and values of its prompt's padding, and zeros: a bias of −∞ hides them."""
+        more = self.room(self.longest + 1) - self.shown
+        for kept in self.keys, self.values:
             for layer, old in enumerate(kept):  # one at a time: its memory serves the next
-                kept[layer] = F.pad(old if rows_B is None else old[rows_B], (0, 0, 0, more))
-        (B, H, S, _), device = self.keys[0].shape, lens_B.device
-        self.at_N = torch.arange(B * H, device=device) * S + lens_B.repeat_interleave(H)
-        hidden_BS = torch.arange(S, device=device) > lens_B[:, None]
+                old = old if rows_B is None else old[rows_B]
+                kept[layer] = F.pad(old, (0, 0, 0, more)) if more else old
+        (B, H, S, _), device = self.keys[0].shape, self.lens_B.device
+        self.at_N = torch.arange(B * H, device=device) * S + self.lens_B.repeat_interleave(H)
+        hidden_BS = torch.arange(S, device=device) > self.lens_B[:, None]
         self.bias_BS = self.keys[0].new_zeros(B, S).masked_fill_(hidden_BS, float("-inf"))
 
     def advance(self):
@@ -150,21 +161,15 @@ class KVCache:
         self.lens_B += 1
         self.longest += 1
         if self.longest == self.shown:
-            self.start(self.lens_B)
-            return
-        self.at_N += 1
-        self.bias_BS.scatter_(1, self.lens_B[:, None], 0.0)
+            self.lay_out()
+        else:
+            self.at_N += 1
+            self.bias_BS.scatter_(1, self.lens_B[:, None], 0.0)
 
     @property
     def shown(self):
         """Positions that attention looks at: all rows' pasts, the next token, and some hidden."""
         return self.keys[0].shape[2]
-
-    def prefill(self, layer, q_BPHd, k_BPHd, v_BPHd):
-        """Attention of the prompts among themselves, whose keys and values stay."""
-        for kept_BHSd, new_BPHd in (self.keys[layer], k_BPHd), (self.values[layer], v_BPHd):
-            kept_BHSd[:, :, :new_BPHd.shape[1]] = new_BPHd.transpose(1, 2)
-        return attend_causally(q_BPHd, k_BPHd, v_BPHd)
 
     def bias(self):
         """bias_BH1S of the next token's attention, in every layer: 0 on its row's past and itself,
@@ -212,7 +217,10 @@ class FeedForward(nn.Module):
         self.c_proj = nn.Linear(4 * config.d_model, config.d_model)
 
     def forward(self, x):
-        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+        return self.c_proj(self.expand(x))
+
+    def expand(self, x):
+        return F.gelu(self.c_fc(x), approximate="tanh")
 
 
 class Block(nn.Module):
@@ -310,8 +318,8 @@ class Decoder(nn.Module):
     def prefill(self, tokens_BP, cache):
         """`forward` that leaves its keys and values in an empty cache."""
         x_BPD = self.wte(tokens_BP) + self.wpe.weight[:tokens_BP.shape[1]]
-        for layer, block in enumerate(self.h):
-            x_BPD = block.forward(x_BPD, partial(cache.prefill, layer))
+        for block in self.h:
+            x_BPD = block.forward(x_BPD, cache.prefill)
         return self.ln_f(x_BPD)
 
     def decode(self, tokens_B, cache):
@@ -609,12 +617,11 @@ def sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
     cpu = rows_b.device.type == "cpu"
     look_every = 1 if cpu else 8  # steps; to look makes a GPU wait
     worth = 0.75 if cpu else 0.5  # of the rows left: to copy the cache for, and to record anew
-    like = model.decoder.wte.weight.new_empty(0, dtype=product_dtype(model.decoder.wte.weight))
     # a prompt that several rows have goes through the model once
     prompts_nP, prompt_of_b = tokens_BT[rows_b, :P].unique(dim=0, return_inverse=True)
     if len(prompts_nP) == len(rows_b):  # as most often: in their own order nothing needs copying
         prompts_nP, prompt_of_b = tokens_BT[rows_b, :P], None
-    cache = KVCache(model.config, len(prompts_nP), P, like, positions_at_once(rows_b.device))
+    cache = KVCache(positions_at_once(rows_b.device))
     decode = Replayed(partial(model.decoder.decode, cache=cache), rows_b.device)
     hidden_nPD = model.decoder.prefill(prompts_nP, cache)
     of_b = torch.arange(len(rows_b), device=rows_b.device) if prompt_of_b is None else prompt_of_b

@@ -30,8 +30,8 @@ from common import InputError
 from data.tokenizer import load_tokenizer
 from machine import (PACKED_FROM, add_gradients, at_hand, compile_decoder, in_parts, packed,
                      parts_at_once, side_by_side, step_in_backward)
-from model import (GPT, GPTConfig, ScalarGPT, adam, attend_once, attention, fused_attention,
-                   generate, response_logprobs, token_logprobs)
+from model import (GPT, GPTConfig, KVCache, ScalarGPT, adam, attend_once, attention,
+                   fused_attention, generate, response_logprobs, token_logprobs)
 from test_stages import SETTINGS, files, make  # noqa: F401 (fixture)
 
 SHAPE = GPTConfig(vocab_size=29, n_ctx=80, n_layer=3, n_head=2, d_model=16)
@@ -143,6 +143,9 @@ def test_packed_weights_change_only_rounding_and_go_when_sampling_ends():
     plain = model(tokens)
     with packed(model, 3):
         blocks = model(tokens)
+        attn, mlp = model.decoder.h[0].attn, model.decoder.h[0].mlp
+        assert "unembed" in vars(model) and "expand" in vars(mlp) and all(
+            "forward" in vars(layer) for layer in (attn.c_attn, attn.c_proj, mlp.c_proj))
     torch.testing.assert_close(blocks, plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
     assert not torch.equal(blocks, plain)  # another kernel did run
     model.decoder.h[0].mlp.c_fc.weight.add_(1.0)
@@ -159,7 +162,7 @@ def test_weights_of_other_kinds_are_not_packed():
     with packed(model.double(), 3):
         assert "unembed" not in vars(model)
     with torch.autocast("cpu", dtype=torch.bfloat16), packed(model.float(), 3):
-        assert "forward" not in vars(model.decoder.h[0].mlp.c_fc)
+        assert "expand" not in vars(model.decoder.h[0].mlp)
         assert model.unembed(torch.ones(2, 512)).dtype == torch.float32
     with pytest.raises(ZeroDivisionError), packed(model, 3):
         assert "unembed" in vars(model)
@@ -167,12 +170,40 @@ def test_weights_of_other_kinds_are_not_packed():
     assert "unembed" not in vars(model)
 
 
+@torch.no_grad()
+def test_the_cache_has_room_for_the_longest_row_and_no_more():
+    decoder = randomize(GPT(GPTConfig(11, 48, 3, 2, 16))).decoder
+    tokens, lens, cache = torch.randint(11, (3, 40)), torch.tensor([20, 3, 5]), KVCache(block=8)
+    decoder.prefill(tokens[:, :20], cache)
+    cache.start(lens)
+
+    def steps(tokens, lens, count):
+        shown = []
+        for i in range(count):
+            shown.append(cache.shown)
+            rows = torch.arange(len(lens))
+            found = decoder.decode(tokens[rows, lens + i], cache)
+            for row, n in enumerate((lens + i).tolist()):  # as in a sequence that ends there
+                expected = decoder(tokens[row:row + 1, :n + 1])[0, -1]
+                torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-5)
+            cache.advance()
+        return shown
+
+    assert steps(tokens, lens, 13) == [24] * 4 + [32] * 8 + [40]
+    cache.keep(torch.tensor([False, True, True]))  # of 16 and 18 tokens
+    assert steps(tokens[1:], torch.tensor([16, 18]), 8) == [24] * 6 + [32] * 2
+
+
 def test_the_cache_has_the_dtype_of_autocast():
     model, seen = randomize(GPT(SHAPE)), []
     for enabled, dtype in ((False, torch.float32), (True, torch.bfloat16)):
         original = model.decoder.prefill
-        model.decoder.prefill = lambda tokens, cache: (
-            seen.append(cache.keys[0].dtype) or original(tokens, cache))
+
+        def prefill(tokens, cache):
+            found = original(tokens, cache)
+            seen.append(cache.keys[0].dtype)
+            return found
+        model.decoder.prefill = prefill
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
             generate(model, [[1, 2], [3]], 3)
         del model.decoder.prefill

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from functools import partial
 
 import pytest
 import torch
@@ -50,8 +49,13 @@ def test_activations_are_what_the_backward_pass_keeps(shape, rows, positions):
     """Every tensor that autograd saves in a bf16 forward pass, weights and their copies aside;
     attention in bf16 as well, as a GPU has it (on a CPU `fused_attention` stays in fp32)."""
     model, saved = GPT(shape).train(), {}
+
+    def attend_in_bf16(*heads_BTHd):
+        q, k, v = (u.transpose(1, 2) for u in heads_BTHd)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+
     for block in model.decoder.h:
-        block.attn.attend = partial(F.scaled_dot_product_attention, is_causal=True)
+        block.attn.attend = attend_in_bf16
 
     def pack(tensor):
         storage = tensor.untyped_storage()
@@ -70,7 +74,10 @@ def test_activations_are_what_the_backward_pass_keeps(shape, rows, positions):
 
 
 def test_the_cache_is_as_large_as_the_one_that_sampling_makes():
-    cache = KVCache(SMALL, 5, 33, like=torch.zeros(1, dtype=torch.bfloat16))
+    cache = KVCache()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        GPT(SMALL).decoder.prefill(torch.zeros(5, 20, dtype=torch.long), cache)
+    cache.start(torch.tensor([20, 32, 4, 1, 20]))  # the longest row's next token is its 33rd
     held = sum(t.numel() * t.element_size() for t in cache.keys + cache.values)
     assert plan.cache_bytes(SMALL, 5, 33) == held == 2 * 2 * 256 * 2 * 5 * 33
 
