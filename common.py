@@ -224,11 +224,12 @@ def run_verbs(verbs, description, argv=None):
     """A program of several commands: `verbs` {name: (main, config class)}; the first word of the
     command line names one."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
+    if argv and argv[0] in ("-h", "--help"):
         print(f"{description.strip()}\n\ncommands: {', '.join(verbs)} (each with --help)")
-        sys.exit(0 if argv else 2)
-    if argv[0] not in verbs:
-        sys.exit(fail(f"{argv[0]}: no such command; expected {', '.join(verbs)}", 2))
+        sys.exit(0)
+    if not argv or argv[0] not in verbs:
+        wrong = f"{argv[0]}: no such command" if argv else "no command"
+        sys.exit(fail(f"{wrong}; expected {', '.join(verbs)} (each with --help)", 2))
     main, config_class = verbs[argv[0]]
     run(main, config_class, main.__doc__ or description, argv[1:])
 

@@ -152,8 +152,11 @@ def filter_and_split(kind, rows, tokenizer, config, report):
     sides = filters.split_by_user(rows, config.seed, config.valid_fraction, config.test_fraction)
     sides["train"] = report.apply(kind, "personal data", sides["train"], filters.drop_pii)
     if not sides["train"]:
+        most = max((entry for entry in report.entries if entry["rows"] == kind),
+                   key=lambda entry: sum(entry["dropped"].values()))
+        line, = filters.report_lines(filters.FilterReport([most]))
         raise InputError(f"{kind}: no row is left to train on; expected more rows or wider limits "
-                         f"({filters.report_lines(report)[-1]})")
+                         f"({line})")
     return sides
 
 

@@ -221,6 +221,7 @@ def test_other_bad_input_ends_the_command_with_one_line(tmp_path, vocabulary, in
         (good + ["--seed", "x"], "--seed"),
         (good + ["--max_prompt_tokens", "0"], "--max_prompt_tokens is 0; expected 1 or more"),
         (good + ["--max_prompt_tokens", "1"], "prompts: no row is left to train on"),
+        (good + ["--max_prompt_tokens", "1"], "prompt over 1 tokens"),  # of all filters this one
         (good + ["--valid_fraction", "0.6", "--test_fraction", "0.5"], "together below 1"),
         (good + ["--valid_fraction", "nan"], "expected a finite number"),
         (good + ["--text_valid_fraction", "1"], "between 0 and 1"),

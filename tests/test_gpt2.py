@@ -695,7 +695,8 @@ def test_what_import_makes_is_what_a_stage_starts_from(tmp_path, world):
     (["import", "--folder", "absent", "--out", "b.pt", "--tokenizer", "world"], "config.json"),
     (["import", "--folder", "absent", "--out", "b.pt", "--tokenizer", "nobody"],
      "nobody: no such tokenizer"),
-    (["exchange"], "no such command; expected import, export"),
+    (["exchange"], "exchange: no such command; expected import, export"),
+    ([], "no command; expected import, export"),
 ])
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
