@@ -160,6 +160,10 @@ def ppo_work(b):
 
 def rollout_work(b):
     model = new_model(GPT, b)
+    if b.compile == "on":
+        torch._inductor.config.compile_threads = 1  # in this process and its helpers, no others
+        model.decoder.decode = torch.compile(model.decoder.decode, dynamic=True,
+                                             options={"cpp_wrapper": b.device == "cpu"})
 
     def step():
         with models.compute_dtype(torch.device(b.device)):
@@ -394,7 +398,8 @@ def flops_by_part(step):
     time.perf_counter = lambda: float(counter.get_total_flops())
     try:
         with counter, clocks("cpu", spent), patch.object(  # all of it here, none by helpers
-                cores, "SHARED_BELOW", 0), patch.object(
+                cores, "SHARED_BELOW", 0), patch.object(  # nor by kernels that are not counted
+                cores, "PACKED_FROM", math.inf), patch.object(
                 models.Replayed, "__call__", lambda replayed, x, key: replayed.step(x)):
             step()
     finally:
