@@ -95,9 +95,9 @@ def fused_attention(q_BHTd, k_BHSd, v_BHSd, mask=None):
         q_BHTd, k_BHSd, v_BHSd, attn_mask=mask, is_causal=mask is None)
 
 
-def attend_causally(q_BTHd, k_BTHd, v_BTHd, mask=None):
+def attend_all(q_BTHd, k_BSHd, v_BSHd, mask=None):
     """The same in the order in which a layer's products leave a token's heads."""
-    q, k, v = (u.transpose(1, 2) for u in (q_BTHd, k_BTHd, v_BTHd))
+    q, k, v = (u.transpose(1, 2) for u in (q_BTHd, k_BSHd, v_BSHd))
     return fused_attention(q, k, v, mask).transpose(1, 2)
 
 
@@ -133,7 +133,7 @@ class KVCache:
         for kept, new_BPHd in (self.keys, k_BPHd), (self.values, v_BPHd):
             kept.append(new_BPHd.new_zeros(B, H, self.room(P + 1), d))
             kept[-1][:, :, :P] = new_BPHd.transpose(1, 2)
-        return attend_causally(q_BPHd, k_BPHd, v_BPHd)
+        return attend_all(q_BPHd, k_BPHd, v_BPHd)
 
     def start(self, lens_B, rows_B=None):
         """Row b goes on at position lens_B[b] after what row rows_B[b] holds so far; None: after its
@@ -201,13 +201,12 @@ class SelfAttention(nn.Module):
         self.n_head = config.n_head
         self.c_attn = nn.Linear(config.d_model, 3 * config.d_model)
         self.c_proj = nn.Linear(config.d_model, config.d_model)
-        self.attend = attend_causally
 
-    def forward(self, x, attend=None):
-        """x is B×T×D, or B×D while sampling. `attend(q, k, v)` instead of causal attention: a
-        cache's method; H×d stands for D in what it takes and returns."""
+    def forward(self, x, attend=attend_all):
+        """x is B×T×D, or B×D while sampling, when `attend(q, k, v)` is a cache's method; H×d stands
+        for D in what it takes and returns."""
         q, k, v = self.c_attn(x).view(*x.shape[:-1], 3, self.n_head, -1).unbind(-3)
-        return self.c_proj((attend or self.attend)(q, k, v).flatten(-2))
+        return self.c_proj(attend(q, k, v).flatten(-2))
 
 
 class FeedForward(nn.Module):
@@ -230,7 +229,7 @@ class Block(nn.Module):
         self.ln_2, self.mlp = nn.LayerNorm(config.d_model), FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, attend=None):
+    def forward(self, x, attend=attend_all):
         x = x + self.dropout(self.attn(self.ln_1(x), attend))
         return x + self.dropout(self.mlp(self.ln_2(x)))
 
@@ -301,11 +300,11 @@ class Decoder(nn.Module):
 
             def attend_and_keep(q, k, v):
                 kept.extend((k, v))
-                return attend_causally(q, k, v)
+                return attend_all(q, k, v)
 
             def attend_to_both(q, *own):
                 k, v = (torch.cat([u[prompt_of_M], w], 1) for u, w in zip(kept, own))
-                return attend_causally(q, k, v, mask_M1CS)
+                return attend_all(q, k, v, mask_M1CS)
 
             return block.forward(x_NPD, attend_and_keep), block.forward(x_MCD, attend_to_both)
 

@@ -192,10 +192,11 @@ class FilterReport:
 
 def report_lines(report):
     """One line a filter: what it looked at, how many it dropped, and why."""
-    lines = []
-    for entry in report.entries:
-        dropped = {why: n for why, n in entry["dropped"].items() if n}
-        why = "; ".join(f"{n:,} {reason}" for reason, n in dropped.items())
-        lines.append(f"{entry['rows']:<15} {entry['filter']:<20} {sum(dropped.values()):>7,} of "
-                     f"{entry['before']:>8,} dropped{': ' + why if why else ''}")
-    return lines
+    return list(map(report_line, report.entries))
+
+
+def report_line(entry):
+    dropped = {why: n for why, n in entry["dropped"].items() if n}
+    why = "; ".join(f"{n:,} {reason}" for reason, n in dropped.items())
+    return (f"{entry['rows']:<15} {entry['filter']:<20} {sum(dropped.values()):>7,} of "
+            f"{entry['before']:>8,} dropped{': ' + why if why else ''}")

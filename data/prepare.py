@@ -154,9 +154,8 @@ def filter_and_split(kind, rows, tokenizer, config, report):
     if not sides["train"]:
         most = max((entry for entry in report.entries if entry["rows"] == kind),
                    key=lambda entry: sum(entry["dropped"].values()))
-        line, = filters.report_lines(filters.FilterReport([most]))
         raise InputError(f"{kind}: no row is left to train on; expected more rows or wider limits "
-                         f"({line})")
+                         f"({filters.report_line(most)})")
     return sides
 
 

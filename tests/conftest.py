@@ -37,7 +37,7 @@ def seeded_file():
 
 
 @pytest.fixture(autouse=True)
-def seeded(seeded_file):
+def seeded():
     """Every test starts from the same random state, whichever tests ran before it."""
     seed_everything()
 

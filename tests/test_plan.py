@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -45,17 +46,12 @@ def test_training_holds_16_bytes_a_parameter():
 
 @pytest.mark.parametrize("shape, rows, positions", [(SMALL, 4, 64),
                                                     (GPTConfig(97, 96, 3, 3, 192), 2, 96)])
-def test_activations_are_what_the_backward_pass_keeps(shape, rows, positions):
+def test_activations_are_what_the_backward_pass_keeps(monkeypatch, shape, rows, positions):
     """Every tensor that autograd saves in a bf16 forward pass, weights and their copies aside;
     attention in bf16 as well, as a GPU has it (on a CPU `fused_attention` stays in fp32)."""
     model, saved = GPT(shape).train(), {}
-
-    def attend_in_bf16(*heads_BTHd):
-        q, k, v = (u.transpose(1, 2) for u in heads_BTHd)
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
-
-    for block in model.decoder.h:
-        block.attn.attend = attend_in_bf16
+    monkeypatch.setattr(models, "fused_attention",
+                        partial(F.scaled_dot_product_attention, is_causal=True))
 
     def pack(tensor):
         storage = tensor.untyped_storage()
