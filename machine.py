@@ -6,7 +6,8 @@
     threads             fewer of torch's threads for a while
     keep_freed_memory   a CPU's large tensors without the system clearing each one's pages anew
     without_weights     modules whose weights are loaded next
-    packed              large weights as the processor reads them fastest, while sampling
+    packed              weights as the processor reads them fastest, while sampling
+    PastInC             a small model's step on one core, without torch's operations (decode.c)
     Replayed            a step of many small kernels, launched as one
     at_hand             a frozen model's weights on the GPU only while they are used
     step_in_backward    each gradient used and freed as soon as it is known
@@ -18,10 +19,13 @@ import mmap
 import multiprocessing
 import os
 import pickle
+import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
 import traceback
@@ -77,12 +81,15 @@ def parts_at_once(model):
     CPU as many as cores, as these would wait for each other at every product. One where a process
     that has used torch, or its compiler, does not bear to be forked: gradients on a machine with a
     GPU make torch start threads that the child would lack; another thread may hold a lock."""
-    weights = list(model.parameters())
-    small = weights[0].device.type == "cpu" and sum(p.numel() for p in weights) < SHARED_BELOW
     forks = (sys.platform == "linux" and not getattr(model, "compiled", False)
              and not torch.accelerator.is_available()
              and threading.current_thread() is threading.main_thread())
-    return torch.get_num_threads() if small and forks else 1
+    return torch.get_num_threads() if _small(model) and forks else 1
+
+
+def _small(model):
+    weights = list(model.parameters())
+    return weights[0].device.type == "cpu" and sum(p.numel() for p in weights) < SHARED_BELOW
 
 
 def add_gradients(parts, model):
@@ -192,6 +199,8 @@ def _help(pipe, model, gradients):
     os.closerange(3, pipe.fileno())  # locks, and the pipes of others
     os.closerange(pipe.fileno() + 1, 2**16)
     torch.set_num_threads(1)
+    global _IN_HELPER
+    _IN_HELPER = True
     for p, gradient in zip(model.parameters(), gradients):
         p.grad = gradient
     with suppress(EOFError, ConnectionError):
@@ -215,6 +224,7 @@ def _dismiss(pipe, pid):
     os.waitpid(pid, 0)
 
 
+_IN_HELPER = False  # whose caller has said what there is to say
 AWAKE = 0.02  # seconds
 
 
@@ -278,26 +288,33 @@ def row_length(n, device):
 
 @contextmanager
 def packed(model, rows):
-    """Within this context, on a CPU, a language model multiplies by copies of its large matrices,
-    laid out in blocks that oneDNN reads as they lie: about twice as fast where a product has few
-    rows, and with the GELU in the same pass. Under autocast it unembeds by one copy, instead of
-    rounding anew each time. For passes without gradients, while the weights don't change; where
-    torch was built without oneDNN and no autocast is on it does nothing."""
-    weight, instead = model.decoder.wte.weight, []
+    """Within this context, on a CPU, a language model samples by copies of its weights. Large
+    matrices in fp32 lie in blocks that oneDNN reads as they are: about twice as fast where a product
+    has few rows, and with the GELU in the same pass. A small model that one core samples, or few
+    rows of one, goes through its layers by decode.c, in less than half the time. Under autocast a
+    model unembeds by one copy, instead of rounding anew each time. For passes without gradients,
+    while the weights don't change; does nothing where a copy is no faster."""
+    decoder, weight, instead = model.decoder, model.decoder.wte.weight, []
     if torch.is_autocast_enabled(weight.device.type):
         low_DV = weight.detach().to(product_dtype(weight)).t()
         instead = [(model, "unembed", lambda x: wide_product(x.to(low_DV.dtype), low_DV))]
-    elif weight.device.type == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    elif weight.device.type == "cpu" and weight.dtype == torch.float32:
         products = [(model, "unembed", weight, None, "none")]
-        for block in model.decoder.h:
+        one_core = torch.get_num_threads() == 1 or rows <= FEW_ROWS
+        in_c = one_core and _small(model) and _in_c(model.config.d_model, model.config.n_head)
+        if in_c:
+            begin = partial(PastInC, in_c, *_panels(decoder, in_c), decoder)
+            instead = [(decoder, "begin", begin)]
+        for block in () if in_c else decoder.h:
             fc, others = block.mlp.c_fc, (block.attn.c_attn, block.attn.c_proj, block.mlp.c_proj)
             products.append((block.mlp, "expand", fc.weight, fc.bias, "gelu"))
             products += [(one, "forward", one.weight, one.bias, "none") for one in others]
-        instead = [(owner, name, partial(_packed_product, _blocks(matrix, rows), bias, after))
-                   for owner, name, matrix, bias, after in products
-                   if matrix.dtype == torch.float32 and matrix.numel() >= PACKED_FROM]
-    for owner, name, product in instead:
-        setattr(owner, name, product)
+        instead += [(owner, name, partial(_packed_product, _blocks(matrix, rows), bias, after))
+                    for owner, name, matrix, bias, after in products
+                    if hasattr(torch.ops.mkldnn, "_linear_pointwise")  # built with oneDNN
+                    and matrix.numel() >= PACKED_FROM]
+    for owner, name, replacement in instead:
+        setattr(owner, name, replacement)
     try:
         yield
     finally:
@@ -311,6 +328,91 @@ def _blocks(matrix, rows):
 
 def _packed_product(blocks, bias, after, x):
     return torch.ops.mkldnn._linear_pointwise(x, blocks, bias, after, [], "tanh")
+
+
+FEW_ROWS = 64  # one core samples them sooner than several that share each small product
+
+
+@cache
+def _in_c(d_model, n_head):
+    """decode.c, compiled for this shape and this processor, which takes a third of a second; None
+    where that fails, which it says once."""
+    if not PastInC.works:
+        return None
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "decode.c")
+    compiler, why = os.environ.get("CC", "cc"), ""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            library = os.path.join(folder, "decode.so")
+            subprocess.run([*shlex.split(compiler), "-O3", "-march=native", "-fopenmp-simd",
+                            "-fno-math-errno", "-fPIC", "-shared", f"-DD={d_model}",
+                            f"-DH={n_head}", source, "-o", library, "-lm"],
+                           check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            found = ctypes.CDLL(library)
+    except subprocess.CalledProcessError as error:
+        why = f"{compiler} ends with {error.returncode}: {error.stderr.strip()}"
+    except OSError as error:
+        why = str(error)
+    if why:
+        PastInC.works = False
+        if not _IN_HELPER:
+            print("small models sample by torch's operations, as decode.c was not compiled: "
+                  + why.splitlines()[0], flush=True)
+        return None
+    found.decode.argtypes = [ctypes.c_int] * 3 + [ctypes.c_void_p] * 5
+    return found
+
+
+def _panels(decoder, in_c):
+    """The parameters of the decoder's layers as decode.c reads them, and where they are."""
+    width = ctypes.c_int.in_dll(in_c, "panel").value
+
+    def laid_out(p):
+        p = nn.functional.pad(p.detach(), (0, 0) * (p.dim() - 1) + (0, -len(p) % width))
+        return p if p.dim() == 1 else p.view(-1, width, p.shape[1]).transpose(1, 2).contiguous()
+
+    weights = [laid_out(p) for part in (decoder.h, decoder.ln_f) for p in part.parameters()]
+    return weights, (ctypes.c_void_p * len(weights))(*[w.data_ptr() for w in weights])
+
+
+class PastInC:
+    """model.Past of a small model, by decode.c on one core. Prompts go through it without their
+    padding; memory that no token has reached yet is only reserved."""
+
+    works = True
+    worth = 0.9  # that other rows leave costs next to nothing
+
+    def __init__(self, in_c, weights, places, decoder, prompts_nP, start_b, prompt_of_b=None):
+        self.in_c, self.decoder, self.weights, self.places = in_c, decoder, weights, places
+        config, padded = decoder.config, ctypes.c_int.in_dll(in_c, "padded_head").value
+        room, (n, P), of_b = -(-config.n_ctx // 32) * 32, prompts_nP.shape, prompt_of_b
+        self.past = torch.empty(n, config.n_layer, config.n_head, 2, room, padded)
+        if prompt_of_b is None:
+            of_b = torch.arange(n)
+        lens_n = start_b.new_zeros(n).scatter_reduce(0, of_b, start_b, "amax")
+        is_prompt_nP = torch.arange(P) < lens_n[:, None]
+        hidden_ND = self._read(prompts_nP[is_prompt_nP], *is_prompt_nP.nonzero().t().contiguous())
+        self.hidden_BD = hidden_ND[(lens_n.cumsum(0) - lens_n)[of_b] + start_b - 1]
+        if prompt_of_b is not None:
+            self.past = self.past[of_b]
+        self.row_B, self.at_B = torch.arange(len(start_b)), start_b.clone()
+
+    def step(self, tokens_B):
+        hidden_BD = self._read(tokens_B, self.row_B, self.at_B)
+        self.at_B += 1
+        return hidden_BD
+
+    def keep(self, alive_B):
+        self.row_B, self.at_B = self.row_B[alive_B], self.at_B[alive_B]
+
+    def _read(self, tokens_N, row_N, at_N):
+        """hidden_ND of tokens at these rows and positions, whose keys and values stay."""
+        _, layers, _, _, room, _ = self.past.shape
+        x_ND = self.decoder.wte(tokens_N) + self.decoder.wpe(at_N)
+        if self.in_c.decode(len(x_ND), layers, room, row_N.data_ptr(), at_N.data_ptr(),
+                            self.places, self.past.data_ptr(), x_ND.data_ptr()):
+            raise MemoryError
+        return x_ND
 
 
 def positions_at_once(device):

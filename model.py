@@ -329,6 +329,39 @@ class Decoder(nn.Module):
             x_BD = block.forward(x_BD, partial(cache.attend, layer, bias_BH1S))
         return self.ln_f(x_BD)
 
+    def begin(self, prompts_nP, start_b, prompt_of_b=None):
+        """The `Past` of rows that begin with prompts."""
+        return Past(self, prompts_nP, start_b, prompt_of_b)
+
+
+class Past:
+    """What rows of tokens have left behind in a decoder's layers, from where they go on, a token
+    each. `hidden_BD` are the final hidden states at the last tokens of their prompts."""
+
+    def __init__(self, decoder, prompts_nP, start_b, prompt_of_b):
+        """Row b begins with the first start_b[b] tokens of prompt prompt_of_b[b]; None: of its
+        own."""
+        device, of_b = prompts_nP.device, prompt_of_b
+        if prompt_of_b is None:
+            of_b = torch.arange(len(start_b), device=device)
+        # of the rows, so many at most are left when leaving the others behind pays: their cache is
+        # copied, and a step is recorded anew
+        self.worth = 0.75 if device.type == "cpu" else 0.5
+        self.cache = KVCache(positions_at_once(device))
+        self.decode = Replayed(partial(decoder.decode, cache=self.cache), device)
+        self.hidden_BD = decoder.prefill(prompts_nP, self.cache)[of_b, start_b - 1]
+        self.cache.start(start_b, prompt_of_b)
+
+    def step(self, tokens_B):
+        """hidden_BD of one more token a row."""
+        hidden_BD = self.decode(tokens_B, (len(tokens_B), self.cache.shown))
+        self.cache.advance()
+        return hidden_BD
+
+    def keep(self, alive_B):
+        """Only the rows that are alive go on."""
+        self.cache.keep(alive_B)
+
 
 class WideProduct(torch.autograd.Function):
     """x_ND · w_VDᵀ, N×V in fp32, of factors in autocast's dtype; gradients likewise."""
@@ -613,19 +646,13 @@ def sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
     start_b = prompt_lens_B[rows_b]
     P, R = int(start_b.max()), mask_BR.shape[1]
     alive = torch.ones_like(rows_b, dtype=torch.bool)  # which of the rows have not ended
-    cpu = rows_b.device.type == "cpu"
-    look_every = 1 if cpu else 8  # steps; to look makes a GPU wait
-    worth = 0.75 if cpu else 0.5  # of the rows left: to copy the cache for, and to record anew
+    look_every = 1 if rows_b.device.type == "cpu" else 8  # steps; to look makes a GPU wait
     # a prompt that several rows have goes through the model once
     prompts_nP, prompt_of_b = tokens_BT[rows_b, :P].unique(dim=0, return_inverse=True)
     if len(prompts_nP) == len(rows_b):  # as most often: in their own order nothing needs copying
         prompts_nP, prompt_of_b = tokens_BT[rows_b, :P], None
-    cache = KVCache(positions_at_once(rows_b.device))
-    decode = Replayed(partial(model.decoder.decode, cache=cache), rows_b.device)
-    hidden_nPD = model.decoder.prefill(prompts_nP, cache)
-    of_b = torch.arange(len(rows_b), device=rows_b.device) if prompt_of_b is None else prompt_of_b
-    hidden_bD = hidden_nPD[of_b, start_b - 1]
-    cache.start(start_b, prompt_of_b)
+    past = model.decoder.begin(prompts_nP, start_b, prompt_of_b)
+    hidden_bD = past.hidden_BD
     for i in range(R):
         logprobs_bV = log_softmax(model.unembed(hidden_bD), temperature)
         next_b = draw(logprobs_bV, uniform_RB[i, rows_b])
@@ -642,11 +669,10 @@ def sample_rows(model, samples, rows_b, uniform_RB, temperature, eos):
             left = int(alive.sum()) if i % look_every == 0 else len(rows_b)
             if left == 0:
                 break
-            if left <= worth * len(rows_b):
-                cache.keep(alive)
+            if left <= past.worth * len(rows_b):
+                past.keep(alive)
                 rows_b, next_b, alive = rows_b[alive], next_b[alive], alive[alive]
-        hidden_bD = decode(next_b, (len(rows_b), cache.shown))
-        cache.advance()
+        hidden_bD = past.step(next_b)
 
 
 # -- optimization, the same in every stage (App. C) -----------------------------------------------

@@ -160,10 +160,6 @@ def ppo_work(b):
 
 def rollout_work(b):
     model = new_model(GPT, b)
-    if b.compile == "on":
-        torch._inductor.config.compile_threads = 1  # in this process and its helpers, no others
-        model.decoder.decode = torch.compile(model.decoder.decode, dynamic=True,
-                                             options={"cpp_wrapper": b.device == "cpu"})
 
     def step():
         with models.compute_dtype(torch.device(b.device)):

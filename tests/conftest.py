@@ -42,6 +42,13 @@ def seeded():
     seed_everything()
 
 
+@pytest.fixture
+def by_torch(monkeypatch):
+    """Small models sample as large ones do, not by decode.c."""
+    import machine
+    monkeypatch.setattr(machine, "SHARED_BELOW", 0)
+
+
 def sweep(examples):
     """Run a test for many values of its argument `seed`, by hypothesis where it is installed.
 

@@ -57,7 +57,7 @@ def last(frames):
 # -- streaming is sampling ------------------------------------------------------------------------
 
 
-def test_the_steps_of_sampling_end_in_what_generate_returns():
+def test_the_steps_of_sampling_end_in_what_generate_returns(by_torch):
     torch.manual_seed(0)
     model = randomize(GPT(dataclasses.replace(SHAPE, vocab_size=9, dropout=0.1)))
     prompts, flags = [[1, 2, 3], [4], [5, 6]] * 3, (20, 1.3, 0)

@@ -136,7 +136,7 @@ def test_one_query_attends_as_the_definition_says():
 
 
 @torch.no_grad()
-def test_packed_weights_change_only_rounding_and_go_when_sampling_ends():
+def test_packed_weights_change_only_rounding_and_go_when_sampling_ends(by_torch):
     model = GPT(GPTConfig(1024, 24, 1, 8, 512))
     assert model.decoder.h[0].mlp.c_fc.weight.numel() >= PACKED_FROM
     tokens = torch.randint(1024, (3, 9))
@@ -157,7 +157,7 @@ def test_packed_weights_change_only_rounding_and_go_when_sampling_ends():
     torch.testing.assert_close(samples.logprobs_BR, again, rtol=1e-4, atol=1e-4)
 
 
-def test_weights_of_other_kinds_are_not_packed():
+def test_weights_of_other_kinds_are_not_packed(by_torch):
     model = randomize(GPT(GPTConfig(1024, 24, 1, 8, 512)))
     with packed(model.double(), 3):
         assert "unembed" not in vars(model)
@@ -194,7 +194,7 @@ def test_the_cache_has_room_for_the_longest_row_and_no_more():
     assert steps(tokens[1:], torch.tensor([16, 18]), 8) == [24] * 6 + [32] * 2
 
 
-def test_the_cache_has_the_dtype_of_autocast():
+def test_the_cache_has_the_dtype_of_autocast(by_torch):
     model, seen = randomize(GPT(SHAPE)), []
     for enabled, dtype in ((False, torch.float32), (True, torch.bfloat16)):
         original = model.decoder.prefill
@@ -264,7 +264,7 @@ def recorded_on_tape(step, x):
 
 
 @pytest.mark.parametrize("eos", [None, 5])
-def test_a_step_that_is_recorded_and_played_samples_the_same(monkeypatch, eos):
+def test_a_step_that_is_recorded_and_played_samples_the_same(monkeypatch, eos, by_torch):
     """As on a GPU: attention looks at blocks of positions, steps are recorded and played."""
     model = randomize(GPT(GPTConfig(vocab_size=11, n_ctx=48, n_layer=2, n_head=2, d_model=16)))
     prompts = [torch.randint(11, (n,)).tolist() for n in (1, 9, 4, 6) * 4]

@@ -21,6 +21,13 @@ def model():
     return randomize(GPT(TINY))
 
 
+@pytest.fixture(autouse=True, params=["decode.c", "torch"])
+def way(request):
+    """A small model's step, without torch's operations and with them."""
+    if request.param == "torch":
+        request.getfixturevalue("by_torch")
+
+
 def seeded_generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
