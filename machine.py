@@ -385,7 +385,8 @@ class PastInC:
     def __init__(self, in_c, weights, places, decoder, prompts_nP, start_b, prompt_of_b=None):
         self.in_c, self.decoder, self.weights, self.places = in_c, decoder, weights, places
         config, padded = decoder.config, ctypes.c_int.in_dll(in_c, "padded_head").value
-        room, (n, P), of_b = -(-config.n_ctx // 32) * 32, prompts_nP.shape, prompt_of_b
+        (n, P), of_b, B = prompts_nP.shape, prompt_of_b, len(start_b)
+        written, room = (-(-positions // 32) * 32 for positions in (P, config.n_ctx))
         self.past = torch.empty(n, config.n_layer, config.n_head, 2, room, padded)
         if prompt_of_b is None:
             of_b = torch.arange(n)
@@ -394,8 +395,9 @@ class PastInC:
         hidden_ND = self._read(prompts_nP[is_prompt_nP], *is_prompt_nP.nonzero().t().contiguous())
         self.hidden_BD = hidden_ND[(lens_n.cumsum(0) - lens_n)[of_b] + start_b - 1]
         if prompt_of_b is not None:
-            self.past = self.past[of_b]
-        self.row_B, self.at_B = torch.arange(len(start_b)), start_b.clone()
+            read_n, self.past = self.past, torch.empty(B, *self.past.shape[1:])
+            self.past[..., :written, :] = read_n[..., :written, :][of_b]
+        self.row_B, self.at_B = torch.arange(B), start_b.clone()
 
     def step(self, tokens_B):
         hidden_BD = self._read(tokens_B, self.row_B, self.at_B)

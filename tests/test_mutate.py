@@ -1,5 +1,6 @@
 """The list of wrong edits is kept up, and a wrong edit that no test notices would be seen."""
 
+import shutil
 import subprocess
 import sys
 
@@ -17,6 +18,9 @@ def test_every_wrong_edit_applies_to_the_code_as_it_is(tmp_path):
         mutate.apply(edit, tmp_path)
         if edit.file.endswith(".py"):
             compile(copy.read_text(), edit.file, "exec")
+        elif edit.file.endswith(".c"):
+            if shutil.which("cc"):
+                subprocess.run(["cc", "-fsyntax-only", "-DD=128", "-DH=4", copy], check=True)
         else:
             subprocess.run(["bash", "-n", copy], check=True)
     assert len(mutate.EDITS) >= 60
