@@ -1,10 +1,11 @@
-/* model.Decoder.decode in fp32 for one core of a CPU: what a small model's sampling step costs is
-   the starting of some hundred small operations, and here there are none. The same numbers but for
-   rounding (tests/test_decode.py). machine.Native compiles it for a width D and H heads, once a
-   process, and calls it.
+/* model.Decoder.prefill and decode in fp32, for one core of a CPU. A small model's step is some
+   hundred small operations, and torch takes longer to start most of them than they take; here they
+   are one. The same numbers but for rounding (tests/test_decode.py). machine.packed has it compiled
+   for a width of D and H heads, and uses it where it computes what model.Decoder does.
 
-   Tokens go through all layers together, ROWS at a time; after each row's own are in its past, a
-   token attends to them. Names of shapes are model.py's: d = D / H, S positions. */
+   Tokens go through all layers, ROWS of them together: in each layer their keys and values join
+   those of their rows' pasts, and they attend to them up to themselves. Shapes have model.py's
+   names: d = D / H, S positions; K and N are a product's. */
 
 #include <math.h>
 #include <stdint.h>
@@ -34,7 +35,7 @@ static inline float exponential(float x)
     x = x > 87.0f ? 87.0f : x;
     float shifted = x * 1.44269504f + 12582912.0f; /* 1.5 · 2^23: its last bits are n */
     float n = shifted - 12582912.0f, scale;
-    float r = x - n * 0.693145752f - n * 1.42860677e-6f; /* log(2), of which n times the first is exact */
+    float r = x - n * 0.693145752f - n * 1.42860677e-6f; /* log(2); n times its first half is exact */
     float e = 1.0f / 5040;
     e = e * r + 1.0f / 720;
     e = e * r + 1.0f / 120;
@@ -75,7 +76,8 @@ static void layer_norm(const float *x, const float *weight, const float *bias, f
 /* out = x · wᵀ + bias, or added to it. w lies in panels of PANEL of its N rows, which the processor
    reads one column after another: N/PANEL × K × PANEL. Rows beyond the last are zeros. */
 static inline __attribute__((always_inline)) void
-product(const float *x, int rows, int K, const float *w, const float *bias, int N, int add, float *out)
+product(const float *x, int rows, int K, const float *w, const float *bias, int N, int add,
+        float *out)
 {
     for (int j = 0; j < N; j += PANEL, w += PANEL * K)
         for (int i = 0; i < rows; i += TILE) {

@@ -301,11 +301,9 @@ def packed(model, rows):
     elif weight.device.type == "cpu" and weight.dtype == torch.float32:
         products = [(model, "unembed", weight, None, "none")]
         one_core = torch.get_num_threads() == 1 or rows <= FEW_ROWS
-        in_c = one_core and _small(model) and _in_c(model.config.d_model, model.config.n_head)
-        if in_c:
-            begin = partial(PastInC, in_c, *_panels(decoder, in_c), decoder)
+        if begin := _begin_in_c(decoder) if one_core and _small(model) else None:
             instead = [(decoder, "begin", begin)]
-        for block in () if in_c else decoder.h:
+        for block in () if begin else decoder.h:
             fc, others = block.mlp.c_fc, (block.attn.c_attn, block.attn.c_proj, block.mlp.c_proj)
             products.append((block.mlp, "expand", fc.weight, fc.bias, "gelu"))
             products += [(one, "forward", one.weight, one.bias, "none") for one in others]
@@ -333,12 +331,42 @@ def _packed_product(blocks, bias, after, x):
 FEW_ROWS = 64  # one core samples them sooner than several that share each small product
 
 
+def _begin_in_c(decoder):
+    """`decoder.begin` by decode.c; None where nothing compiles it, or where it is not what this
+    decoder computes, so that who changes model.py need not change it: what both make of some tokens
+    is compared, once for each decoder."""
+    config, D = decoder.config, decoder.config.d_model
+    block = [(D,), (D,), (3 * D, D), (3 * D,), (D, D), (D,),
+             (D,), (D,), (4 * D, D), (4 * D,), (D, 4 * D), (D,)]
+    shapes = [tuple(p.shape) for part in (decoder.h, decoder.ln_f) for p in part.parameters()]
+    if shapes != block * config.n_layer + [(D,), (D,)]:
+        return _say_once("decoder.h has other parameters than decode.c")
+    if not (in_c := _in_c(D, config.n_head)):
+        return None
+    begin = partial(PastInC, in_c, *_panels(decoder, in_c), decoder)
+    if decoder not in _SAME:
+        tokens_N, found = torch.arange(min(9, config.n_ctx)) % config.vocab_size, []
+        for way in begin, decoder.begin:
+            with torch.no_grad():
+                past = way(tokens_N[None, :-1], torch.tensor([len(tokens_N) - 1]))
+                found.append(torch.cat([past.hidden_BD, past.step(tokens_N[-1:])]))
+        _SAME[decoder] = torch.allclose(*found, rtol=1e-3, atol=1e-3, equal_nan=True)
+    return begin if _SAME[decoder] else _say_once("this decoder computes something else")
+
+
+_SAME = weakref.WeakKeyDictionary()  # decoder: whether decode.c computes what it does
+
+
+@cache
+def _say_once(why):
+    if not _IN_HELPER:
+        print(f"small models sample by torch's operations, not by decode.c: {why}", flush=True)
+
+
 @cache
 def _in_c(d_model, n_head):
     """decode.c, compiled for this shape and this processor, which takes a third of a second; None
-    where that fails, which it says once."""
-    if not PastInC.works:
-        return None
+    where that fails, which it says."""
     source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "decode.c")
     compiler, why = os.environ.get("CC", "cc"), ""
     try:
@@ -354,11 +382,7 @@ def _in_c(d_model, n_head):
     except OSError as error:
         why = str(error)
     if why:
-        PastInC.works = False
-        if not _IN_HELPER:
-            print("small models sample by torch's operations, as decode.c was not compiled: "
-                  + why.splitlines()[0], flush=True)
-        return None
+        return _say_once(why.splitlines()[0])
     found.decode.argtypes = [ctypes.c_int] * 3 + [ctypes.c_void_p] * 5
     return found
 
@@ -379,7 +403,6 @@ class PastInC:
     """model.Past of a small model, by decode.c on one core. Prompts go through it without their
     padding; memory that no token has reached yet is only reserved."""
 
-    works = True
     worth = 0.9  # that other rows leave costs next to nothing
 
     def __init__(self, in_c, weights, places, decoder, prompts_nP, start_b, prompt_of_b=None):

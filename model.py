@@ -330,7 +330,7 @@ class Decoder(nn.Module):
         return self.ln_f(x_BD)
 
     def begin(self, prompts_nP, start_b, prompt_of_b=None):
-        """The `Past` of rows that begin with prompts."""
+        """The `Past` of rows that begin with prompts. (`machine.packed` may put another way here.)"""
         return Past(self, prompts_nP, start_b, prompt_of_b)
 
 
