@@ -301,9 +301,10 @@ def packed(model, rows):
     elif weight.device.type == "cpu" and weight.dtype == torch.float32:
         products = [(model, "unembed", weight, None, "none")]
         one_core = torch.get_num_threads() == 1 or rows <= FEW_ROWS
-        if begin := _begin_in_c(decoder) if one_core and _small(model) else None:
+        begin = _begin_in_c(decoder) if one_core and _small(model) else None
+        if begin:
             instead = [(decoder, "begin", begin)]
-        for block in () if begin else decoder.h:
+        for block in [] if begin else decoder.h:
             fc, others = block.mlp.c_fc, (block.attn.c_attn, block.attn.c_proj, block.mlp.c_proj)
             products.append((block.mlp, "expand", fc.weight, fc.bias, "gelu"))
             products += [(one, "forward", one.weight, one.bias, "none") for one in others]
@@ -368,7 +369,7 @@ def _in_c(d_model, n_head):
     """decode.c, compiled for this shape and this processor, which takes a third of a second; None
     where that fails, which it says."""
     source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "decode.c")
-    compiler, why = os.environ.get("CC", "cc"), ""
+    compiler = os.environ.get("CC", "cc")
     try:
         with tempfile.TemporaryDirectory() as folder:
             library = os.path.join(folder, "decode.so")
@@ -376,15 +377,14 @@ def _in_c(d_model, n_head):
                             "-fno-math-errno", "-fPIC", "-shared", f"-DD={d_model}",
                             f"-DH={n_head}", source, "-o", library, "-lm"],
                            check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-            found = ctypes.CDLL(library)
+            in_c = ctypes.CDLL(library)
     except subprocess.CalledProcessError as error:
-        why = f"{compiler} ends with {error.returncode}: {error.stderr.strip()}"
-    except OSError as error:
-        why = str(error)
-    if why:
-        return _say_once(why.splitlines()[0])
-    found.decode.argtypes = [ctypes.c_int] * 3 + [ctypes.c_void_p] * 5
-    return found
+        said = error.stderr.strip().partition("\n")[0]
+        return _say_once(f"{compiler} ends with {error.returncode}: {said}")
+    except (OSError, ValueError) as error:  # of shlex: a quotation in CC that does not end
+        return _say_once(str(error))
+    in_c.decode.argtypes = [ctypes.c_int] * 3 + [ctypes.c_void_p] * 5
+    return in_c
 
 
 def _panels(decoder, in_c):

@@ -45,12 +45,11 @@ def check_hidden(model, prompts, steps=12, tolerance=1e-4):
     unique, of_b = padded.unique(dim=0, return_inverse=True)
     assert len(unique) < len(prompts)
     expected = decoder(tokens)
-    rows = torch.arange(len(prompts))
     with packed(model, len(prompts)):
         for prompts_nP, prompt_of_b in ((unique, of_b), (padded, None)):
-            past, rows, at = decoder.begin(prompts_nP, lens, prompt_of_b), rows, lens - 1
+            past = decoder.begin(prompts_nP, lens, prompt_of_b)
             assert isinstance(past, PastInC)
-            hidden, rows = past.hidden_BD, torch.arange(len(prompts))
+            hidden, rows, at = past.hidden_BD, torch.arange(len(prompts)), lens - 1
             for step in range(steps):
                 torch.testing.assert_close(hidden, expected[rows, at], rtol=tolerance,
                                            atol=tolerance * float(expected.abs().max()))
@@ -237,6 +236,7 @@ def fresh():
 
 @pytest.mark.parametrize("command, said", [
     ("no-such-compiler", "No such file"), ("false", "false ends with 1"),
+    ("cc 'of no end", "No closing quotation"),
     (f"{sys.executable} -c 'import sys; sys.exit(\"one thing\\nand another\")'", "one thing")])
 def test_without_a_compiler_it_says_so_once_and_samples_the_same(command, said, monkeypatch,
                                                                  capfd, fresh):
@@ -299,7 +299,7 @@ import torch, machine, model as M
 torch.manual_seed(0)
 torch.set_num_threads(3)
 gpt = M.GPT(M.GPTConfig(29, 64, 2, 2, 16))
-machine.in_parts([len] * 0, gpt)  # forks before anything was compiled
+machine.in_parts([], gpt)  # forks before anything was compiled
 found = M.generate(gpt, [[1, 2]] * 60, 40)
 assert found.mask_BR.all()
 """
